@@ -233,6 +233,7 @@ impl App {
         control.spawn(check_heartbeats(heartbeats));
         control.spawn(gateway.live.orders.clone().keep_time());
         control.spawn(gateway.live.orders.clone().keep_archive());
+        control.spawn(gateway.live.orders.clone().decide_deliveries());
         control.spawn(write_spending(spending));
         control.spawn(watch_use(gateway.clone()));
         control.spawn(tidy_cache(gateway.clone()));

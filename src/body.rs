@@ -13,6 +13,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -121,6 +122,10 @@ pub trait Delivery: Send + Sync {
     /// The connection has taken the last byte.
     fn taken(&self);
 }
+
+/// How long after the last byte of a response was written a reset of the caller's connection shows that the caller has not
+/// read it.
+pub(crate) const RESET_WITHIN: Duration = Duration::from_secs(1);
 
 /// Told whether a response has reached its caller. Dropped if it has not.
 pub trait Receipt: Send {

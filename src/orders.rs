@@ -57,7 +57,7 @@ pub use self::{
     limits::{LONGEST_WAIT, MAX_ANSWERS, MAX_ARCHIVED_ANSWERS, MAX_ORDERS},
     open_error::OrdersOpenError,
     placed::{OrderKind, PlacedOrder},
-    presence::{CallerPresence, OccupiedOrder, OrderUnderWay},
+    presence::{CallerPresence, OccupiedOrder, OrderUnderWay, OrderWait},
     recall::Recall,
     refusal::OrderRefusal,
     request::{OrderRequest, applies_to, has_key},
@@ -72,7 +72,7 @@ use self::{
     placed::PlacedOrders,
     shared::SharedOrders,
 };
-use crate::{config::OrdersConfig, store::WriteBatch};
+use crate::{body::RESET_WITHIN, config::OrdersConfig, store::WriteBatch};
 
 /// How often the clock is written. After a crash, ages are short by at most this.
 const KEEP_TIME: Duration = Duration::from_secs(60);
@@ -146,6 +146,14 @@ impl Orders {
         loop {
             tokio::time::sleep(KEEP_TIME).await;
             self.write_time();
+        }
+    }
+
+    /// Notes which answers have reached their callers, also where nothing else tells. Ends with its runtime.
+    pub async fn decide_deliveries(self) {
+        loop {
+            tokio::time::sleep(RESET_WITHIN).await;
+            self.inner.decide_written();
         }
     }
 

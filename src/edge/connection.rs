@@ -178,8 +178,12 @@ where
     }
     if activity.lingers() {
         context.drain.cut.run_until_cancelled(Box::pin(linger(shared_io.clone()))).await;
-    } else if activity.receipts.are_undecided() {
-        context.drain.stop.run_until_cancelled(Box::pin(await_reset(shared_io.clone()))).await;
+    } else if let Some(until) = activity.receipts.undecided_until() {
+        let waits = context.drain.cut.run_until_cancelled(Box::pin(await_reset(shared_io.clone(), until)));
+        if waits.await.is_none() {
+            // Cut off before it could be seen: to the safe side.
+            activity.receipts.decide(|| true);
+        }
     }
     activity.receipts.decide(|| shared_io.was_reset());
 }

@@ -85,10 +85,16 @@ impl<S> FollowedIo<S> {
         if let Inbound::Frames(heads) = &mut self.inbound {
             let complete = heads.read(bytes);
             self.activity.heads_came(complete, heads.is_in_head());
+            let receipts = &self.activity.receipts;
+            receipts.decide_late();
             // A stream that is reset although its response is complete: the client has not read that.
             let resets = std::mem::take(&mut heads.resets);
-            self.activity.receipts.decide(|| self.answered.iter().any(|stream| resets.contains(stream)));
-            self.answered.clear();
+            if resets.iter().any(|stream| self.answered.contains(stream)) {
+                receipts.decide(|| true);
+            }
+            if receipts.undecided_until().is_none() {
+                self.answered.clear();
+            }
         }
     }
 

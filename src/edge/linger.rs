@@ -8,8 +8,12 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    time::{Instant, sleep_until, timeout_at},
+};
 
+use super::client_socket::ClientSocket;
 use crate::deadline::within;
 
 /// How long to wait for the next byte.
@@ -26,13 +30,13 @@ pub(crate) async fn respond<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, respon
     }
 }
 
-/// How long a reset may take to arrive: more than a round trip to any client.
-const RESET: Duration = Duration::from_millis(250);
-
-/// Closes the sending half, then waits in case a reset arrives.
-pub(super) async fn await_reset<S: AsyncWrite + Unpin>(mut io: S) {
-    let _ = within(RESET, io.shutdown()).await;
-    tokio::time::sleep(RESET).await;
+/// Waits until then in case the client resets the connection. If it has closed its half, ours stays open meanwhile: once
+/// both are closed, a client that has not read everything closes without a reset.
+pub(super) async fn await_reset<S: AsyncWrite + ClientSocket + Unpin>(mut io: S, until: Instant) {
+    if !io.has_left() {
+        let _ = timeout_at(until, io.shutdown()).await;
+    }
+    sleep_until(until).await;
 }
 
 /// Closes the sending half, then reads what the client still sends, until it closes its half or a bound is reached.

@@ -1,33 +1,45 @@
 //! The receipts of a connection's responses: whether each has reached its caller.
 //!
 //! A response goes through three steps. *Taken*: hyper holds its last byte, which may still be in a buffer. *Written*:
-//! the buffers are flushed. *Decided*: the client has sent something else, or the connection ends; if the client has
-//! reset the connection by then, or over HTTP/2 the stream of one of these responses, they have reached nobody. What
-//! always holds: a response is written only if its client was seen to be there before its last bytes were, because
-//! afterwards one that has left before cannot be told from one that has read it and closed. Must not know requests.
-//! Never fails.
+//! the buffers are flushed. *Decided*: over HTTP/1.1 when the client has sent something else, otherwise after
+//! [`RESET_WITHIN`]; if the client has reset the connection by then, or over HTTP/2 the stream of one of these responses,
+//! they have reached nobody. What always holds: a response is written only if its client was seen to be there before its
+//! last bytes were, because afterwards one that has left before cannot be told from one that has read it and closed. Must
+//! not know requests. Never fails.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use crate::body::Receipt;
+use crate::body::{RESET_WITHIN, Receipt};
 
 #[derive(Default)]
 pub(super) struct Receipts {
-    taken: ReceiptList,
-    written: ReceiptList,
+    taken: ReceiptList<Box<dyn Receipt>>,
+    written: ReceiptList<WrittenReceipt>,
 }
 
-#[derive(Default)]
-struct ReceiptList {
-    list: Mutex<Vec<Box<dyn Receipt>>>,
+struct WrittenReceipt {
+    receipt: Box<dyn Receipt>,
+    /// When a reset says nothing any more.
+    until: Instant,
+}
+
+struct ReceiptList<T> {
+    list: Mutex<Vec<T>>,
     /// Whether there are any.
     any: AtomicBool,
 }
 
-impl ReceiptList {
-    fn push(&self, receipt: Box<dyn Receipt>) {
+impl<T> Default for ReceiptList<T> {
+    fn default() -> Self {
+        ReceiptList { list: Mutex::default(), any: AtomicBool::default() }
+    }
+}
+
+impl<T> ReceiptList<T> {
+    fn push(&self, receipt: T) {
         self.list.lock().push(receipt);
         self.any.store(true, Relaxed);
     }
@@ -36,7 +48,7 @@ impl ReceiptList {
         self.any.load(Relaxed)
     }
 
-    fn take(&self) -> Vec<Box<dyn Receipt>> {
+    fn take(&self) -> Vec<T> {
         if self.any.swap(false, Relaxed) { std::mem::take(&mut *self.list.lock()) } else { Vec::new() }
     }
 }
@@ -54,13 +66,16 @@ impl Receipts {
     pub(super) fn flushed(&self) {
         for mut receipt in self.taken.take() {
             receipt.written();
-            self.written.push(receipt);
+            self.written.push(WrittenReceipt { receipt, until: Instant::now() + RESET_WITHIN });
         }
     }
 
-    /// Whether responses are written and not decided.
-    pub(super) fn are_undecided(&self) -> bool {
-        self.written.any()
+    /// When the last of the responses that are written and not decided is to be; `None`: there are none.
+    pub(super) fn undecided_until(&self) -> Option<Instant> {
+        if !self.written.any() {
+            return None;
+        }
+        self.written.list.lock().last().map(|written| written.until)
     }
 
     /// Before more is written.
@@ -82,7 +97,18 @@ impl Receipts {
         }
         let written = self.written.take();
         if !was_reset() {
-            written.into_iter().for_each(|receipt| receipt.reached());
+            written.into_iter().for_each(|written| written.receipt.reached());
         }
+    }
+
+    /// Those that were written long enough ago have reached their caller.
+    pub(super) fn decide_late(&self) {
+        if !self.written.any() {
+            return;
+        }
+        let now = Instant::now();
+        let (late, rest): (Vec<_>, _) = self.written.take().into_iter().partition(|written| written.until <= now);
+        rest.into_iter().for_each(|written| self.written.push(written));
+        late.into_iter().for_each(|written| written.receipt.reached());
     }
 }

@@ -17,8 +17,8 @@ mod recall;
 mod unknown;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 pub(super) use self::archive::ArchivedOrder;
@@ -68,6 +68,8 @@ pub(super) struct Index {
     stored: BTreeMap<u64, u64>,
     next_stored: u64,
     stored_bytes: u64,
+    /// Answers that were written and may be undecided, oldest first: when, the order and its caller.
+    written: VecDeque<(i64, u64, u64)>,
     limits: OrderLimits,
 }
 
@@ -175,6 +177,7 @@ impl Index {
         order.row.phase = if is_undelivered { OrderPhase::Undelivered } else { end.phase };
         order.row.since = end.now;
         order.in_flight = false;
+        order.was_sent.store(true, Relaxed);
         if known {
             order.row.description.known();
         }

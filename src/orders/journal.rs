@@ -295,6 +295,7 @@ pub(super) fn parse_sent(word: &str) -> Option<Sent> {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
     use proptest::prelude::*;
 
     use super::*;
@@ -340,7 +341,7 @@ mod tests {
                 account: "main".into(),
                 key,
                 fingerprint: OrderDigest::fingerprint("POST", "/order/express", b"{}"),
-                content: OrderDigest::content("checkout", "/order/express", b"{}"),
+                content: OrderDigest::content("checkout", &Method::POST, "/order/express", b"{}"),
                 result,
                 answer_bytes: result.map(|_| 17),
                 description: description(),

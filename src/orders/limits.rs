@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::journal::{OrderPhase, OrderRow};
-use crate::{config::OrdersConfig, store};
+use crate::{body, config::OrdersConfig, store};
 
 /// How long an order holds equal ones after its outcome has become unknown, milliseconds (contract section 6).
 pub(super) const HELD: i64 = Duration::from_hours(24).as_millis() as i64;
@@ -11,8 +11,8 @@ pub(super) const HELD: i64 = Duration::from_hours(24).as_millis() as i64;
 /// How long an order waits for the journal or the archive, at most: a disk that does not respond is found out by then.
 pub const LONGEST_WAIT: Duration = store::SLOW;
 
-/// How long after an answer was written a reset of the caller's connection shows that it was not read, milliseconds.
-pub(super) const RESET_WITHIN: i64 = 1000;
+/// [`body::RESET_WITHIN`] in milliseconds.
+pub(super) const RESET_WITHIN: i64 = body::RESET_WITHIN.as_millis() as i64;
 
 /// Maximum number of orders in memory: under way, unknown, undelivered, or not in the archive yet; each takes about
 /// 300 bytes. While there are so many, new ones are refused.

@@ -3,7 +3,13 @@
 //! Always holds: an order has at most one caller at a time; a presence that is dropped before the response has reached
 //! its caller leaves the order to the next request that is equal to it or has its key. Never fails.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -28,10 +34,6 @@ impl CallerPresence {
     pub(super) fn id(&self) -> u64 {
         self.id
     }
-
-    pub(super) fn is_of(&self, number: u64) -> bool {
-        self.number == number
-    }
 }
 
 impl Receipt for CallerPresence {
@@ -53,6 +55,43 @@ impl Drop for CallerPresence {
     /// Changes nothing if it has reached its caller, or if another request has taken its place.
     fn drop(&mut self) {
         self.orders.caller_left(self.number, self.id);
+    }
+}
+
+/// What a request has waited for so far.
+#[derive(Debug, Default)]
+pub struct OrderWait {
+    /// As whose caller it has waited for the end of an order.
+    presence: Option<CallerPresence>,
+    /// The request of an order that it has waited for, and whether that was sent.
+    awaited: Option<(String, Arc<AtomicBool>)>,
+}
+
+impl OrderWait {
+    /// It has waited for the end of an order, and asks again.
+    pub fn waited_as(&mut self, presence: CallerPresence) {
+        self.presence = Some(presence);
+    }
+
+    pub(super) fn caller(&self) -> Option<u64> {
+        self.presence.as_ref().map(CallerPresence::id)
+    }
+
+    /// The presence as which it has waited for this order.
+    pub(super) fn take_presence(&mut self, number: u64) -> Option<CallerPresence> {
+        self.presence.take().filter(|presence| presence.number == number)
+    }
+
+    /// It waits for the order of this request from now on.
+    pub(super) fn awaits(&mut self, first: &str, was_sent: Arc<AtomicBool>) {
+        if self.sent_meanwhile().is_none() {
+            self.awaited = Some((first.to_owned(), was_sent));
+        }
+    }
+
+    /// The request of an order that was sent while this one waited for it.
+    pub(super) fn sent_meanwhile(&self) -> Option<String> {
+        self.awaited.as_ref().filter(|(_, was_sent)| was_sent.load(Relaxed)).map(|(first, _)| first.clone())
     }
 }
 
@@ -94,8 +133,8 @@ pub struct OccupiedOrder {
     /// Id of its request.
     pub(super) first: String,
     pub(super) caller: OrderCaller,
-    /// Whether it was under way when the equal order came.
-    pub(super) in_flight: bool,
+    /// Whether nothing of its answer had been written when the equal order came.
+    pub(super) is_unanswered: bool,
     pub(super) changed: CancellationToken,
 }
 
@@ -104,11 +143,11 @@ impl OccupiedOrder {
     /// reached its caller or has not. Then the request asks again.
     ///
     /// # Errors
-    /// [`OccupiedOrder::refusal`], also if the order ends meanwhile: the equal one came while it was under way.
+    /// [`OccupiedOrder::refusal`], also if its caller gets the answer meanwhile: the equal one came before that.
     pub async fn freed(&self) -> Result<(), OrderRefusal> {
         let changed = tokio::time::timeout(MOMENT, self.changed.cancelled()).await.is_ok();
         let freed = changed || self.orders.decide_caller(self.number, &self.caller);
-        let freed = freed && (!self.in_flight || self.orders.is_left(self.number));
+        let freed = freed && (!self.is_unanswered || self.orders.is_left(self.number));
         if freed { Ok(()) } else { Err(self.refusal()) }
     }
 

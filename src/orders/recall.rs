@@ -10,7 +10,7 @@ use super::{
     archive::EndedOrder,
     index::{FoundAnswer, IndexMatch, OrderIdentity},
     journal::{ANSWERS, AnswerRow, OrderRow, StoredAnswer},
-    presence::{CallerPresence, OccupiedOrder, OrderUnderWay},
+    presence::{CallerPresence, OccupiedOrder, OrderUnderWay, OrderWait},
     refusal::OrderRefusal,
     request::{OrderRequest, identity},
     ticket::Ticket,
@@ -34,20 +34,16 @@ pub enum Recall {
 impl Orders {
     /// Step 4. Call it only if [`super::applies_to`]. Waits for what is on disk: an answer, and whether the archive has the
     /// key.
-    /// `waited_for`: the order whose end the request has waited for.
+    /// `wait`: what the request has waited for, if it asks again.
     ///
     /// # Errors
     /// [`OrderRefusal`]; a refused order costs nothing and leaves no trace.
-    pub async fn recall(
-        &self,
-        request: &OrderRequest<'_>,
-        mut waited_for: Option<CallerPresence>,
-    ) -> Result<Recall, OrderRefusal> {
-        let mut identity =
-            OrderIdentity { waited_as: waited_for.as_ref().map(CallerPresence::id), ..identity(request)? };
-        let mut presence = |number, caller| match waited_for.take() {
-            Some(presence) if presence.is_of(number) => presence,
-            _ => CallerPresence::new(Arc::clone(&self.inner), number, caller),
+    pub async fn recall(&self, request: &OrderRequest<'_>, wait: &mut OrderWait) -> Result<Recall, OrderRefusal> {
+        let (waited_as, sent_meanwhile) = (wait.caller(), wait.sent_meanwhile());
+        let mut identity = OrderIdentity { waited_as, sent_meanwhile, ..identity(request)? };
+        let presence = |wait: &mut OrderWait, number, caller| {
+            let waited = wait.take_presence(number);
+            waited.unwrap_or_else(|| CallerPresence::new(Arc::clone(&self.inner), number, caller))
         };
         loop {
             match self.find(&identity)? {
@@ -56,21 +52,26 @@ impl Orders {
                     None => identity.absent_at = Some(moves),
                 },
                 IndexMatch::Ended { number, answer, caller } => {
-                    let caller = caller.map(|caller| presence(number, caller));
+                    let caller = caller.map(|caller| presence(wait, number, caller));
                     if let Some(answer) = self.kept_answer(number, answer, request).await? {
                         return Ok(Recall::Repeat(answer, caller));
                     }
                 }
                 IndexMatch::New { number, caller, settles } => {
                     let ticket = Ticket::new(Arc::clone(&self.inner), number, settles);
-                    return Ok(Recall::New(ticket, presence(number, caller)));
+                    return Ok(Recall::New(ticket, presence(wait, number, caller)));
                 }
-                IndexMatch::UnderWay { number, first, caller, ended } => {
-                    return Ok(Recall::UnderWay(OrderUnderWay::new(presence(number, caller), first, ended)));
+                IndexMatch::UnderWay { number, first, caller, ended, was_sent } => {
+                    wait.awaits(&first, was_sent);
+                    return Ok(Recall::UnderWay(OrderUnderWay::new(presence(wait, number, caller), first, ended)));
                 }
-                IndexMatch::Occupied { number, first, caller, in_flight, changed } => {
-                    let orders = Arc::clone(&self.inner);
-                    return Ok(Recall::Occupied(OccupiedOrder { orders, number, first, caller, in_flight, changed }));
+                IndexMatch::Occupied { number, first, caller, changed, was_sent } => {
+                    let (orders, is_unanswered) = (Arc::clone(&self.inner), was_sent.is_some());
+                    if let Some(was_sent) = was_sent {
+                        wait.awaits(&first, was_sent);
+                    }
+                    let occupied = OccupiedOrder { orders, number, first, caller, is_unanswered, changed };
+                    return Ok(Recall::Occupied(occupied));
                 }
             }
         }

@@ -84,9 +84,10 @@ pub(super) fn identity(request: &OrderRequest<'_>) -> Result<OrderIdentity, Idem
         },
         key: key.map(|key| OrderDigest::key(request.service, &key)),
         fingerprint: OrderDigest::fingerprint(request.method.as_str(), request.target, request.body),
-        content: OrderDigest::content(request.service, request.target, request.body),
+        content: OrderDigest::content(request.service, request.method, request.target, request.body),
         confirmed: resend.next().is_some_and(|value| value == CONFIRMED) && resend.next().is_none(),
         waited_as: None,
+        sent_meanwhile: None,
         absent_at: None,
         connection: request.connection.cloned(),
     })

@@ -93,7 +93,7 @@ impl SharedOrders {
 
     /// The caller of an order has left.
     pub(super) fn caller_left(&self, number: u64, caller: u64) {
-        self.change(|index, now| (index.caller_left(number, caller, now), ()));
+        self.index.lock().caller_left(number, caller);
     }
 
     /// The answer of an order is being written to its caller.
@@ -103,10 +103,10 @@ impl SharedOrders {
 
     /// The answer of an order was written to its caller.
     pub(super) fn written(&self, number: u64, caller: u64) {
-        self.change(|index, now| (index.written(number, caller, now), ()));
+        self.index.lock().written(number, caller, self.clock.now());
     }
 
-    /// Whether an order is under way and its caller has left.
+    /// Whether the caller of an order that is under way, or whose answer has reached nobody, has left.
     pub(super) fn is_left(&self, number: u64) -> bool {
         self.index.lock().is_left(number)
     }
@@ -120,7 +120,7 @@ impl SharedOrders {
     /// the caller has left. Returns whether to look again.
     pub(super) fn check_caller(&self, number: u64, caller: &OrderCaller) -> bool {
         // What it has sent may give the response up: its connection is about to read that.
-        let about_to_tell = matches!(caller.progress, DeliveryProgress::Written(_))
+        let about_to_tell = caller.progress == DeliveryProgress::Written
             && caller.connection.as_ref().is_some_and(CallerLink::has_unread);
         !about_to_tell && self.decide_caller(number, caller)
     }
@@ -137,12 +137,20 @@ impl SharedOrders {
                 return has_left;
             }
             DeliveryProgress::Begun => return false,
-            DeliveryProgress::Written(_) if connection.is_some_and(CallerLink::was_reset) => {
+            DeliveryProgress::Written if connection.is_some_and(CallerLink::was_reset) => {
                 self.caller_left(number, caller.id);
             }
-            DeliveryProgress::Written(_) => self.reached(number, caller.id),
+            DeliveryProgress::Written => self.reached(number, caller.id),
         }
         true
+    }
+
+    /// Decides whether answers have reached their callers that were written [`RESET_WITHIN`](crate::body::RESET_WITHIN) ago.
+    pub(super) fn decide_written(&self) {
+        let due = self.index.lock().written_long_ago(self.clock.now());
+        for (number, caller) in due {
+            self.check_caller(number, &caller);
+        }
     }
 
     /// Settles an unknown order. Completes when that is on disk.

@@ -119,12 +119,18 @@ impl TestOrder {
         self.recall_after(orders, None).await
     }
 
-    /// Asks again after it has waited for an order.
+    /// Asks again after it has waited for the end of an order.
     pub(super) async fn recall_after(
         &self,
         orders: &Orders,
-        waited_for: Option<CallerPresence>,
+        waited_as: Option<CallerPresence>,
     ) -> Result<Recall, OrderRefusal> {
+        let mut wait = OrderWait::default();
+        waited_as.into_iter().for_each(|presence| wait.waited_as(presence));
+        self.recall_again(orders, &mut wait).await
+    }
+
+    pub(super) async fn recall_again(&self, orders: &Orders, wait: &mut OrderWait) -> Result<Recall, OrderRefusal> {
         let request = OrderRequest {
             service: self.service,
             account: "main",
@@ -138,7 +144,7 @@ impl TestOrder {
             connection: self.connection.as_ref(),
             memory: &Memory::new(1 << 20).allowance(Priority::Normal),
         };
-        orders.recall(&request, waited_for).await
+        orders.recall(&request, wait).await
     }
 
     pub(super) async fn new_order(&self, orders: &Orders) -> (Ticket, CallerPresence) {

@@ -21,7 +21,7 @@ use crate::{
     attempts::Attempts,
     body::Receipt,
     deadline::timed,
-    orders::{self, CallerPresence, OrderRefusal, OrderRequest, Recall, StoredAnswer, Ticket},
+    orders::{self, CallerPresence, OrderRefusal, OrderRequest, OrderWait, Recall, StoredAnswer, Ticket},
     outcome::{Outcome, Sent},
     refusal::{Refusal, RefusalFormat, RefusedRequestFacts},
     reply::{Reply, ReplyBody},
@@ -53,9 +53,9 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
         connection: connection.as_ref(),
         memory: &call.upstream.allowance(),
     };
-    let mut waited_for = None;
+    let mut wait = OrderWait::default();
     loop {
-        let recall = call.upstream.snapshot.orders.recall(&asked, waited_for.take());
+        let recall = call.upstream.snapshot.orders.recall(&asked, &mut wait);
         let recall = Box::pin(call.deadline().within(orders::LONGEST_WAIT).bound(recall))
             .await
             .ok_or_else(Refusal::journal_stalled)?;
@@ -74,7 +74,7 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
                 let late = OrderRefusal::StillUnderWay { first: order.first().to_owned() };
                 let (ended, time) = timed(Box::pin(call.deadline().bound(order.ended()))).await;
                 x.attempts().waited_for_upstream(time);
-                waited_for = Some(ended.ok_or(late)?);
+                wait.waited_as(ended.ok_or(late)?);
             }
         }
     }

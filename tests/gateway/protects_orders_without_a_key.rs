@@ -1,7 +1,11 @@
 //! An order without an `Idempotency-Key` is executed once too, also if its caller gives up and repeats it blindly; and two
 //! that are both wanted are two.
 
-use std::time::Duration;
+use std::{
+    io::Write as _,
+    net::{Shutdown, TcpStream},
+    time::Duration,
+};
 
 use fastrac_sandbox::{Act, Fault};
 
@@ -171,4 +175,41 @@ fn one_that_was_throttled_or_not_sent_may_be_sent_again() {
         assert_eq!(gateway.send(request(1)).outcome(), "throttled");
         until("the order can be sent", || gateway.send(request(1)).status == 200);
     }
+}
+
+/// Programs that close their sending half first do not reset the connection at once, and a reset comes only while the
+/// gateway's half is open.
+#[test]
+fn a_caller_that_has_not_read_its_response_is_noticed_however_it_closes() {
+    let gateway = TestGateway::new();
+    let closes = ["at once", "half, then the rest", "half, then the rest much later", "after `Connection: close`"];
+    for (number, how) in closes.into_iter().enumerate() {
+        let request = order(number).header("x-request-id", &format!("unread-{number}"));
+        let request = if number == 3 { request.header("connection", "close") } else { request };
+        let mut connection = TcpStream::connect(gateway.data).expect("connected");
+        connection.write_all(&request.bytes()).expect("written");
+        // Waits for the response, and leaves it unread.
+        assert_eq!(connection.peek(&mut [0]).expect("a response"), 1);
+        if number == 1 || number == 2 {
+            connection.shutdown(Shutdown::Write).expect("half closed");
+        }
+        if number >= 2 {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        drop(connection);
+        is_replay_of(&gateway.send(order(number)), &format!("unread-{number}"));
+        assert_eq!(executed(&gateway), number as u64 + 1, "{how}");
+    }
+}
+
+/// The methods of unlisted requests differ.
+#[test]
+fn another_method_is_another_request() {
+    let gateway = TestGateway::new();
+    let request = |method: &str| Request { method: method.to_owned(), ..post("/new/thing", "{}").by("shop") };
+    gateway.sandbox.fault(Fault::everywhere(Act::Pass).delay(Duration::from_millis(300)).times(1));
+    drop(begin(&gateway, &request("POST").header("x-request-id", "the-post")));
+    gateway.line("the-post");
+    let deleted = gateway.send(request("DELETE"));
+    assert_eq!((deleted.header("idempotent-replayed"), gateway.received().len()), (None, 2), "{deleted:?}");
 }

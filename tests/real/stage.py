@@ -25,6 +25,7 @@ KEYS = ("sandbox-access", "sandbox-secret")             # the sandbox's own defa
 CALLER = ("svc-checkout-1", "fgw_real000000000000000000000000000000000000000")
 CANNOT_TEST = 77                                        # exit code: something is missing; the last line says what
 
+DAILY = ", per_day = 100000000"
 CONFIG = """\
 [listen]
 data  = ["127.0.0.1:{data}"]
@@ -185,9 +186,9 @@ class Stage:
         self.until(name, lambda: status(f"http://127.0.0.1:{port}/region/province") is not None)
         return port
 
-    def gateway(self, sandbox, name="gateway", more=None, command=(BINARY,)):
+    def gateway(self, sandbox, name="gateway", more=None, command=(BINARY,), daily=True):
         """A gateway before that sandbox, which is a port or a URL; returns its data and admin ports and its folder.
-        `more` has further lines by the header of their table; `command` runs the binary."""
+        `more` has further lines by the header of their table; `command` runs the binary; `daily`: with limits by the day."""
         folder = self.folder / name
         folder.mkdir()
         data, admin = free_ports(2)
@@ -196,6 +197,7 @@ class Stage:
         (folder / "keys.toml").chmod(0o600)
         fastrac = sandbox if isinstance(sandbox, str) else f"http://127.0.0.1:{sandbox}"
         config = CONFIG.format(data=data, admin=admin, fastrac=fastrac, access=CALLER[0], digest=digest)
+        config = config if daily else config.replace(DAILY, "")
         for header, lines in (more or {}).items():
             config = config.replace(f"{header}\n", f"{header}\n{lines}\n") if header in config else f"{config}{header}\n{lines}\n"
         (folder / "gateway.toml").write_text(config)

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     config::Priority,
     memory::Memory,
-    orders::{OrderRequest, Orders, Recall},
+    orders::{OrderRequest, OrderWait, Orders, Recall},
 };
 
 /// Leaves an order unknown, as a crash does.
@@ -23,7 +23,9 @@ async fn leave_unknown(orders: &Orders, request_id: &str) {
         connection: None,
         memory: &Memory::new(1 << 20).allowance(Priority::Normal),
     };
-    let Ok(Recall::New(ticket, _caller)) = orders.recall(&request, None).await else { panic!("not new") };
+    let Ok(Recall::New(ticket, _caller)) = orders.recall(&request, &mut OrderWait::default()).await else {
+        panic!("not new")
+    };
     drop(orders.write(ticket).await.unwrap());
 }
 

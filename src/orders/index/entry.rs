@@ -1,6 +1,6 @@
 //! One remembered order. Pure; never fails.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,8 @@ pub(super) struct OrderEntry {
     /// As it is on disk, or will be soon.
     pub(super) row: OrderRow,
     pub(super) in_flight: bool,
+    /// Whether it has ended as one that was or may have been sent. Also for those who have waited for it and find it gone.
+    pub(super) was_sent: Arc<AtomicBool>,
     /// Equal orders that it has held since the process started.
     pub(super) held: u64,
     /// Who waits for its answer, or is being given it.
@@ -31,7 +33,16 @@ pub(super) struct OrderEntry {
 
 impl OrderEntry {
     pub(super) fn new(row: OrderRow, in_flight: bool) -> Self {
-        OrderEntry { row, in_flight, held: 0, caller: None, next: None, answer: AnswerLocation::None, stored_at: 0 }
+        OrderEntry {
+            row,
+            in_flight,
+            was_sent: Arc::new(AtomicBool::new(!in_flight)),
+            held: 0,
+            caller: None,
+            next: None,
+            answer: AnswerLocation::None,
+            stored_at: 0,
+        }
     }
 
     /// Whether a request may become its caller. `waited_as`: the caller that it has been.
@@ -76,8 +87,8 @@ pub(in crate::orders) enum DeliveryProgress {
     Awaited,
     /// It is being written to the caller's connection.
     Begun,
-    /// It was written at this time, in milliseconds.
-    Written(i64),
+    /// It was written.
+    Written,
 }
 
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 //! Always holds: an order has one caller at a time; while an order is under way, unknown, or its answer has reached
 //! nobody, an equal one without a key is new only if it is confirmed. Pure; fails with [`OrderRefusal`].
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,7 @@ use crate::{
     body::CallerLink,
     orders::{
         fingerprint::OrderDigest,
-        journal::{ORDERS, OrderDescription, OrderPhase, OrderRow, StoredAnswer},
+        journal::{OrderDescription, OrderPhase, OrderRow, StoredAnswer},
         limits::{HELD, RESET_WITHIN},
         refusal::OrderRefusal,
     },
@@ -35,6 +35,8 @@ pub(in crate::orders) struct OrderIdentity {
     pub(in crate::orders) confirmed: bool,
     /// The caller as which this request has waited for the end of an order.
     pub(in crate::orders) waited_as: Option<u64>,
+    /// Id of the request of an order that was sent while this one waited.
+    pub(in crate::orders) sent_meanwhile: Option<String>,
     /// How many moves to the archive there had been when it was searched for the key in vain; `None`: it was not.
     pub(in crate::orders) absent_at: Option<u64>,
     /// The connection of this request's caller.
@@ -72,15 +74,18 @@ pub(in crate::orders) enum IndexMatch {
         caller: u64,
         /// Cancelled at its end.
         ended: CancellationToken,
+        /// Set if it has ended as one that was or may have been sent.
+        was_sent: Arc<AtomicBool>,
     },
     /// It is under way, or its answer is being given, and its caller is there.
     Occupied {
         number: u64,
         first: String,
         caller: OrderCaller,
-        in_flight: bool,
         /// Cancelled when its caller has left, when it ends, and when its answer has reached its caller or has not.
         changed: CancellationToken,
+        /// As above; `None`: its answer is being written, so that this request may come from one who has read it.
+        was_sent: Option<Arc<AtomicBool>>,
     },
 }
 
@@ -110,6 +115,10 @@ impl Index {
         // An order with the key may have left for the archive since that was searched.
         if identity.key.is_some() && identity.absent_at != Some(self.moves) {
             return Ok(IndexMatch::NotLive { moves: self.moves });
+        }
+        // It is equal to one that was sent while it waited, and whose answer another caller has got.
+        if let Some(first) = identity.sent_meanwhile {
+            return Err(OrderRefusal::InFlight { first });
         }
         if self.orders.len() >= self.limits.orders {
             return Err(OrderRefusal::TooMany);
@@ -182,13 +191,20 @@ impl Index {
         let first = self.request_id(number);
         let Some(order) = self.orders.get_mut(&number) else { return Err(OrderRefusal::InFlight { first }) };
         let changed = order.next.get_or_insert_default().clone();
-        let in_flight = order.in_flight;
+        let (in_flight, was_sent) = (order.in_flight, Arc::clone(&order.was_sent));
         if let Some(caller) = order.caller.clone().filter(|_| !order.is_free_for(identity.waited_as)) {
-            return Ok(IndexMatch::Occupied { number, first, caller, in_flight, changed });
+            // It is not for one that came before the answer was written to say that the answer has been read since.
+            if caller.progress != DeliveryProgress::Awaited
+                && let Some(first) = identity.sent_meanwhile.clone()
+            {
+                return Err(OrderRefusal::InFlight { first });
+            }
+            let was_sent = (caller.progress == DeliveryProgress::Awaited).then_some(was_sent);
+            return Ok(IndexMatch::Occupied { number, first, caller, changed, was_sent });
         }
         let caller = self.set_caller(number, identity.waited_as, identity.connection.clone());
         if in_flight {
-            return Ok(IndexMatch::UnderWay { number, first, caller, ended: changed });
+            return Ok(IndexMatch::UnderWay { number, first, caller, ended: changed, was_sent });
         }
         let found = self.ended(number, Some(caller));
         if found.is_err() {
@@ -224,21 +240,14 @@ impl Index {
 
     /// The caller of an order has left, or was told something else. If the answer was written to it, it has reset its
     /// connection without reading it.
-    pub(in crate::orders) fn caller_left(&mut self, number: u64, caller: u64, now: i64) -> WriteBatch {
-        let mut batch = WriteBatch::default();
+    pub(in crate::orders) fn caller_left(&mut self, number: u64, caller: u64) {
         if !self.orders.get(&number).is_some_and(|order| order.is_caller(caller)) {
-            return batch;
+            return;
         }
-        let mut left = None;
-        self.change_caller(number, |caller| left = caller.take());
-        let Some(order) = self.orders.get_mut(&number) else { return batch };
-        order.changed();
-        match left.map(|caller| caller.progress) {
-            Some(DeliveryProgress::Written(at)) if now - at > RESET_WITHIN => self.end_delivery(number, &mut batch),
-            Some(DeliveryProgress::Written(_)) => batch.put(&ORDERS, &number.to_be_bytes(), &order.row),
-            Some(DeliveryProgress::Awaited | DeliveryProgress::Begun) | None => {}
+        self.change_caller(number, |caller| *caller = None);
+        if let Some(order) = self.orders.get_mut(&number) {
+            order.changed();
         }
-        batch
     }
 
     /// Another request has seen that the caller of an order has closed its connection. That means nothing once its answer
@@ -259,22 +268,28 @@ impl Index {
         }
     }
 
-    /// Whether an order is under way and its caller has left.
+    /// Whether the caller of an order that is under way, or whose answer has reached nobody, has left.
     pub(in crate::orders) fn is_left(&self, number: u64) -> bool {
-        self.orders.get(&number).is_some_and(|order| order.in_flight && order.caller.is_none())
+        self.orders.get(&number).is_some_and(|order| order.caller.is_none())
     }
 
-    /// The answer of an order was written to its caller's connection. After a crash, it counts as delivered.
-    pub(in crate::orders) fn written(&mut self, number: u64, caller: u64, now: i64) -> WriteBatch {
-        let mut batch = WriteBatch::default();
-        let Some(order) = self.orders.get_mut(&number).filter(|order| order.is_caller(caller)) else { return batch };
+    /// The answer of an order was written to its caller's connection. Until that is decided, it counts as undelivered after
+    /// a crash.
+    pub(in crate::orders) fn written(&mut self, number: u64, caller: u64, now: i64) {
+        let Some(order) = self.orders.get_mut(&number).filter(|order| order.is_caller(caller)) else { return };
         if order.row.phase == OrderPhase::Undelivered {
-            order.caller.iter_mut().for_each(|caller| caller.progress = DeliveryProgress::Written(now));
-            let row = OrderRow { phase: OrderPhase::Ended, ..order.row.clone() };
-            batch.put(&ORDERS, &number.to_be_bytes(), &row);
+            order.caller.iter_mut().for_each(|caller| caller.progress = DeliveryProgress::Written);
             order.changed();
+            self.written.push_back((now, number, caller));
         }
-        batch
+    }
+
+    /// The orders whose answers were written so long ago that they are to be decided, and their callers.
+    pub(in crate::orders) fn written_long_ago(&mut self, now: i64) -> Vec<(u64, OrderCaller)> {
+        let orders = &self.orders;
+        self.written.retain(|(_, number, caller)| orders.get(number).is_some_and(|order| order.is_caller(*caller)));
+        let due = self.written.iter().take_while(|(at, ..)| now - at >= RESET_WITHIN);
+        due.filter_map(|(_, number, _)| Some((*number, orders.get(number)?.caller.clone()?))).collect()
     }
 
     /// The answer of an order has reached its caller: the next equal order without a key is a new one.

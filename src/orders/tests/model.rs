@@ -216,14 +216,7 @@ impl Model {
 
     fn restart(&mut self) {
         let minute = self.minute;
-        for (id, order) in self.orders.iter_mut().filter(|(_, order)| order.written) {
-            order.ends_delivery(id);
-        }
-        let is_gone = |order: &Modelled| match order.state {
-            ModelState::Claimed => true,
-            _ => order.written && order.key.is_none(),
-        };
-        self.orders.retain(|_, order| !is_gone(order));
+        self.orders.retain(|_, order| !matches!(order.state, ModelState::Claimed));
         for order in self.orders.values_mut() {
             (order.caller, order.written) = (false, false);
             if matches!(order.state, ModelState::Sent) {
@@ -351,13 +344,7 @@ impl Real {
                 if killed {
                     self.start(copy).await;
                 } else {
-                    // What is in flight is cut by the drain: dropped before the store closes. An answer that was written a
-                    // moment ago may not have been read.
-                    for (id, _) in &self.callers {
-                        if let Some(order) = self.model.orders.get_mut(id) {
-                            order.written = false;
-                        }
-                    }
+                    // What is in flight is cut by the drain: dropped before the store closes.
                     self.tickets.clear();
                     self.written.clear();
                     self.callers.clear();

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::*;
-use crate::body::CallerConnection;
+use crate::body::{CallerConnection, RESET_WITHIN};
 
 /// What an equal order gets.
 async fn given(id: &str, setup: &OrdersSetup) -> (StoredAnswer, CallerPresence) {
@@ -38,7 +38,7 @@ async fn written(one: TestOrder, setup: &OrdersSetup) -> CallerPresence {
 #[tokio::test]
 async fn an_equal_order_is_refused_while_the_first_caller_is_there() {
     let setup = OrdersSetup::new().await;
-    let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+    let (ticket, mut caller) = order("r1").new_order(&setup.orders).await;
     let in_flight = OrderRefusal::InFlight { first: first("r1") };
     assert_eq!(order("r2").refused(&setup.orders).await, in_flight);
     assert_eq!((in_flight.code(), in_flight.status().as_u16()), (Code::OrderInFlight, 409));
@@ -46,13 +46,16 @@ async fn an_equal_order_is_refused_while_the_first_caller_is_there() {
     let written = setup.orders.write(ticket).await.unwrap();
     assert_eq!(order("r3").refused(&setup.orders).await, in_flight);
     written.end(answer("r1", Sent::Yes));
-    // Its answer is on the way.
+    // Nobody can have read its answer yet.
+    let early = being_delivered("r4", &setup).await;
+    caller.begun();
     let delivered = being_delivered("r4", &setup).await;
     for wanted in [order("r5").confirmed(), order("r5").key("k"), TestOrder { body: "{}".into(), ..order("r5") }] {
         drop(wanted.new_order(&setup.orders).await);
     }
     Box::new(caller).reached();
     delivered.freed().await.unwrap();
+    assert_eq!(early.freed().await, Err(in_flight));
     let _new = order("r6").ticket(&setup.orders).await;
 }
 
@@ -164,10 +167,38 @@ async fn an_answer_that_was_written_to_a_connection_that_is_then_reset_has_reach
     let (_, mut repeat) = given("r3", &setup).await;
     // A reset much later has another reason.
     repeat.written();
-    tokio::time::advance(Duration::from_secs(2)).await;
+    tokio::time::advance(RESET_WITHIN).await;
+    setup.orders.inner.decide_written();
     drop(repeat);
     drop(order("r4").new_order(&setup.orders).await);
     assert!(setup.store.load(&ANSWERS).await.unwrap().rows.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_was_written_is_decided_in_time_also_where_nothing_else_tells() {
+    let setup = OrdersSetup::new().await;
+    let connections = [(); 3].map(|()| Arc::new(TestConnection::default()));
+    let mut callers = vec![];
+    for (id, connection) in ["r1", "r2", "r3"].into_iter().zip(&connections) {
+        let order = TestOrder { connection: Some(connection.link()), body: id.into(), ..order(id) };
+        callers.push(written(order, &setup).await);
+    }
+    let undelivered = || setup.orders.inner.index.lock().len();
+    tokio::time::advance(RESET_WITHIN - Duration::from_millis(1)).await;
+    setup.orders.inner.decide_written();
+    assert_eq!(undelivered(), 3, "too early");
+    connections[1].reset.store(true, Relaxed);
+    // It may be the reset of a stream: the connection is about to read it.
+    connections[2].unread.store(true, Relaxed);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    setup.orders.inner.decide_written();
+    assert_eq!(undelivered(), 2, "only the first has reached its caller");
+    drop(callers);
+    for id in ["r2", "r3"] {
+        let again = TestOrder { body: id.into(), ..order("again") };
+        let told = again.recall_after(&setup.orders, None).await;
+        assert!(matches!(told, Ok(Recall::Repeat(_, Some(_)))), "{id}");
+    }
 }
 
 /// Over HTTP/2 it may be the reset of the stream.
@@ -193,17 +224,23 @@ async fn what_a_caller_has_sent_after_its_answer_is_read_before_that_counts_as_d
 }
 
 #[tokio::test]
-async fn an_answer_that_was_written_counts_as_delivered_after_a_crash() {
-    let setup = OrdersSetup::new().await;
-    let caller = written(order("r1"), &setup).await;
-    std::mem::forget(caller);
-    setup.store.close().await;
-    setup.orders.archive().close().await;
-    let stores = open_stores(setup._home.path());
-    let store = stores.journal.clone();
-    let orders = Orders::open(stores, start_time(), &settings()).await.unwrap();
-    drop(order("r2").new_order(&orders).await);
-    assert!(store.load(&ANSWERS).await.unwrap().rows.is_empty());
+async fn an_answer_that_was_written_counts_as_undelivered_after_a_crash_until_it_is_decided() {
+    for decided in [false, true] {
+        let setup = OrdersSetup::new().await;
+        let caller = written(order("r1"), &setup).await;
+        if decided {
+            tokio::time::pause();
+            tokio::time::advance(RESET_WITHIN).await;
+            setup.orders.inner.decide_written();
+            tokio::time::resume();
+        }
+        std::mem::forget(caller);
+        setup.store.close().await;
+        setup.orders.archive().close().await;
+        let orders = Orders::open(open_stores(setup._home.path()), start_time(), &settings()).await.unwrap();
+        let next = order("r2").recall_after(&orders, None).await;
+        assert_eq!(matches!(next, Ok(Recall::New(..))), decided, "{next:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -303,6 +340,63 @@ async fn an_order_with_a_key_protects_an_equal_one_without_too() {
     tokio::time::advance(UNDELIVERED).await;
     drop(order("r9").new_order(&setup.orders).await);
     assert_eq!(order("r10").key("l").repeat(&setup.orders).await, answer("r8", Sent::Yes));
+}
+
+/// Only one that came after the answer was written can come from who has read it.
+#[tokio::test]
+async fn one_that_has_waited_for_an_order_that_was_sent_is_never_sent_itself() {
+    for left in ["while it is under way", "after its end", "before the newcomer's answer is read"] {
+        let setup = OrdersSetup::new().await;
+        let waits_at = Arc::new(TestConnection::default());
+        let waiter = TestOrder { connection: Some(waits_at.link()), ..order("r2") };
+        let (ticket, caller) = order("r1").new_order(&setup.orders).await;
+        let written = setup.orders.write(ticket).await.unwrap();
+        let mut wait = OrderWait::default();
+        let under_way = if left != "while it is under way" {
+            let Ok(Recall::Occupied(_)) = waiter.recall_again(&setup.orders, &mut wait).await else { panic!("free") };
+            drop(caller);
+            None
+        } else {
+            drop(caller);
+            let Ok(Recall::UnderWay(it)) = waiter.recall_again(&setup.orders, &mut wait).await else { panic!("free") };
+            // Its connection has seen nothing yet.
+            waits_at.left.store(true, Relaxed);
+            Some(it)
+        };
+        written.end(answer("r1", Sent::Yes));
+        let (told, mut newcomer) = given("r3", &setup).await;
+        assert_eq!(told, answer("r1", Sent::Yes));
+        if left == "before the newcomer's answer is read" {
+            newcomer.written();
+            assert_eq!(
+                waiter.recall_again(&setup.orders, &mut wait).await.unwrap_err(),
+                OrderRefusal::InFlight { first: first("r1") }
+            );
+            // That has said nothing about the newcomer, which has not read it.
+            drop(newcomer);
+            drop(given("r4", &setup).await);
+            continue;
+        }
+        Box::new(newcomer).reached();
+        if let Some(under_way) = under_way {
+            wait.waited_as(under_way.ended().await);
+        }
+        let refused = waiter.recall_again(&setup.orders, &mut wait).await.unwrap_err();
+        assert_eq!(refused, OrderRefusal::InFlight { first: first("r1") }, "{left}");
+        drop(order("r4").new_order(&setup.orders).await);
+    }
+}
+
+#[tokio::test]
+async fn one_that_has_waited_for_an_order_that_was_not_sent_is_sent() {
+    let setup = OrdersSetup::new().await;
+    let (ticket, _caller) = order("r1").new_order(&setup.orders).await;
+    let written = setup.orders.write(ticket).await.unwrap();
+    let mut wait = OrderWait::default();
+    let Ok(Recall::Occupied(_)) = order("r2").recall_again(&setup.orders, &mut wait).await else { panic!("free") };
+    written.unsent();
+    let again = order("r2").recall_again(&setup.orders, &mut wait).await;
+    assert!(matches!(again, Ok(Recall::New(..))), "{again:?}");
 }
 
 /// `undelivered` is about callers that come back later; one that has waited gets what it has waited for.

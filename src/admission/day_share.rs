@@ -3,13 +3,19 @@
 //! A service is guaranteed its share of the day's budget whenever it asks, so a borrower leaves what the others have
 //! not used of theirs: units that are lent do not come back. What a service cannot use, because its own quota of the
 //! day is smaller, is lent from the start. In the last part of the day ([`LENT_LAST`]) what is left of the guarantees
-//! is lent, step by step, so that nothing is lost at midnight. Those without a share, the gateway's background calls
-//! among them, may use a small part of the day ([`COMMON`]) at any time while it is not used up, even if the shares add
-//! up to 1. With pacing, all of this applies to the part of the budget that the clock has released so far.
+//! is lent, step by step, so that nothing is lost at midnight. What is borrowed then is missing to all that are owed
+//! something in the same proportion, and a service that uses its own takes its part of what is left, not what is kept for
+//! another one. (After a restart this proportion begins anew, from what is left and what each has not used.) Those
+//! without a share, the gateway's background calls among them, may use a small part of the day ([`COMMON`]) at any time
+//! while it is not used up, even if the shares add up to 1. With pacing, all of this applies to the part of the budget that
+//! the clock has released so far.
 //!
 //! Always holds: a decision takes constant time; the sum of what is owed to the services is computed anew only when the
 //! budget, a share or the date changes, or when the clock has released a [`STEPS`]th more. Never takes anything itself:
 //! the account's day counter does, and it alone is exact. Pure. Fails with [`DayRefused`].
+
+#[cfg(test)]
+mod tests;
 
 use super::share::{GATEWAY, WHOLE};
 
@@ -26,6 +32,9 @@ const OTHER_DATES: usize = 3;
 /// Part of the day that those without a share may use together whatever the others are owed, of [`WHOLE`]; rounded up to
 /// whole units.
 const COMMON: u64 = WHOLE / 50;
+
+/// What services are owed is counted in these parts of a unit, because units are lent in proportion.
+const FINE: u128 = 1 << 20;
 
 /// The account's day at one instant. Times are milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +58,16 @@ pub(super) struct DayRefused {
     pub(super) own_share_used: bool,
 }
 
-#[derive(Debug, Default)]
+/// Units of a date that a service has taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DayTake {
+    units: u32,
+    /// As in [`UsedOfDay`].
+    lent: u128,
+    date: i32,
+}
+
+#[derive(Clone, Debug, Default)]
 pub(super) struct DayShares {
     /// By number.
     services: Vec<DayPart>,
@@ -70,20 +88,29 @@ struct DayPart {
     share: u64,
     /// Units that its own quota lets it use in a day, at most.
     most: u64,
-    /// Units used.
-    used: u64,
+    used: UsedOfDay,
+}
+
+/// What a service has used of a day.
+#[derive(Clone, Copy, Debug, Default)]
+struct UsedOfDay {
+    units: u64,
+    /// What others had borrowed of its part, as much of it as belongs to the units that it has used; [`FINE`]ths of a unit.
+    lent: u128,
 }
 
 impl Default for DayPart {
     fn default() -> Self {
-        DayPart { share: 0, most: u64::MAX, used: 0 }
+        DayPart { share: 0, most: u64::MAX, used: UsedOfDay::default() }
     }
 }
 
 impl DayPart {
-    /// What it has not used of its part of `released`, as far as it can use it.
-    fn is_owed(&self, released: u64) -> u64 {
-        self.guaranteed(released).saturating_sub(self.used)
+    /// What it is owed of `released` if nothing has been lent: its part, as far as it can use it, less what it has used, and
+    /// what others had borrowed of that. In [`FINE`]ths of a unit.
+    fn is_owed(&self, released: u64) -> u128 {
+        let UsedOfDay { units, lent } = self.used;
+        fine(self.guaranteed(released)).saturating_sub(fine(units) + lent)
     }
 
     fn guaranteed(&self, released: u64) -> u64 {
@@ -92,11 +119,11 @@ impl DayPart {
 }
 
 /// What services have used of a date that is not current.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct OtherDate {
     date: i32,
-    /// Units, by number of the service.
-    used: Vec<u64>,
+    /// By number of the service.
+    used: Vec<UsedOfDay>,
 }
 
 /// What was computed last.
@@ -105,32 +132,57 @@ struct Plan {
     limit: u64,
     /// Units released, of `limit`.
     released: u64,
-    /// What all services together have not used of their parts of `released`.
-    owed: u64,
+    /// Units of what is released that were not used when a service asked last.
+    left: u64,
+    /// What all services together are owed of `released`, if nothing has been lent: [`FINE`]ths of a unit.
+    owed: u128,
     /// Shares of all, of [`WHOLE`].
     shares: u64,
     /// Units that those without a share have used.
     unshared: u64,
 }
 
-/// The counts of the day if a service took the units that it asks for.
-struct CountsAfter {
+/// What a service asks for, and the counts of the day before.
+struct DayRequest {
+    units: u64,
+    /// Units used, of the account.
     day: u64,
     own: DayPart,
-    /// Of those without a share.
+    /// Units used by those without a share.
     unshared: u64,
 }
 
-impl CountsAfter {
-    fn are_guaranteed(&self, released: u64) -> bool {
-        self.own.used <= self.own.guaranteed(released)
+/// What the others are owed, in [`FINE`]ths of a unit.
+#[derive(Clone, Copy)]
+struct OwedToOthers {
+    /// If nothing has been lent.
+    all: u128,
+    /// What a borrower leaves of it.
+    kept: u128,
+}
+
+impl DayRequest {
+    /// Whether the service has used less than its part of `released`.
+    fn is_guaranteed(&self, released: u64) -> bool {
+        self.own.used.units + self.units <= self.own.guaranteed(released)
     }
 
-    /// `kept`: what a borrower must leave of `released`.
-    fn are_allowed(&self, released: u64, kept: u64) -> bool {
-        let common = || self.own.share == 0 && self.unshared <= part_rounded_up(released, COMMON);
-        let lent = || self.day <= released.saturating_sub(kept);
-        self.day <= released && (self.are_guaranteed(released) || common() || lent())
+    fn is_allowed(&self, released: u64, others: OwedToOthers) -> bool {
+        let left = released.saturating_sub(self.day);
+        let common = || self.own.share == 0 && self.unshared + self.units <= part_rounded_up(released, COMMON);
+        let lent = || fine(left.saturating_sub(self.units)) >= others.kept;
+        self.units <= left && (self.is_owed(released, left, others.all) || common() || lent())
+    }
+
+    /// Whether it is its own part of what is left, which is the same proportion of what each is owed; rounded up, so that
+    /// the last unit is of use to somebody.
+    fn is_owed(&self, released: u64, left: u64, others: u128) -> bool {
+        let own = self.own.is_owed(released);
+        let owed = own + others;
+        if owed <= fine(left) {
+            return fine(self.units) <= own;
+        }
+        owed.saturating_mul(u128::from(self.units.saturating_sub(1))) < own.saturating_mul(u128::from(left))
     }
 }
 
@@ -158,51 +210,74 @@ impl DayShares {
     /// gateway's.
     pub(super) fn restore_unshared(&mut self, units: u64, date: i32) {
         self.begin(date);
-        let others = self.unshared(date) - self.services[GATEWAY].used;
-        self.count(GATEWAY, |used| used.max(units.saturating_sub(others)));
+        let others = self.unshared(date) - self.services[GATEWAY].used.units;
+        self.count(GATEWAY, |used| used.units = used.units.max(units.saturating_sub(others)));
     }
 
     /// What a service has used of `date`.
     pub(super) fn used(&mut self, member: usize, date: i32) -> u64 {
         self.begin(date);
-        self.services[member].used
+        self.services[member].used.units
     }
 
     /// What those without a share have used of `date`.
     pub(super) fn unshared(&mut self, date: i32) -> u64 {
         self.begin(date);
-        self.services.iter().filter(|service| service.share == 0).map(|service| service.used).sum()
+        self.services.iter().filter(|service| service.share == 0).map(|service| service.used.units).sum()
     }
 
     /// What a service has used of `date` before the start.
     pub(super) fn restore(&mut self, member: usize, units: u64, date: i32) {
         self.begin(date);
-        self.count(member, |used| used.max(units));
+        self.count(member, |used| used.units = used.units.max(units));
     }
 
-    /// Counts units of `date`.
-    pub(super) fn take(&mut self, member: usize, units: u32, date: i32) {
+    /// Counts units of `date`, of which [`DayShares::permits`] has just said that they may be taken.
+    pub(super) fn take(&mut self, member: usize, units: u32, date: i32) -> DayTake {
         self.begin(date);
-        self.count(member, |used| used + u64::from(units));
+        let lent = self.lent_of(member, units);
+        self.count(member, |used| {
+            used.units += u64::from(units);
+            used.lent += lent;
+        });
+        DayTake { units, lent, date }
     }
 
-    /// Gives units of `date` back.
-    pub(super) fn give_back(&mut self, member: usize, units: u32, date: i32) {
+    /// Gives back what was taken.
+    pub(super) fn give_back(&mut self, member: usize, DayTake { units, lent, date }: DayTake) {
+        let give_back = |used: &mut UsedOfDay| {
+            used.units = used.units.saturating_sub(u64::from(units));
+            used.lent = used.lent.saturating_sub(lent);
+        };
         if date == self.date {
-            self.count(member, |used| used.saturating_sub(u64::from(units)));
+            self.count(member, give_back);
         } else if let Some(used) =
             self.others.iter_mut().find(|it| it.date == date).and_then(|it| it.used.get_mut(member))
         {
-            *used = used.saturating_sub(u64::from(units));
+            give_back(used);
         }
     }
 
-    fn count(&mut self, member: usize, change: impl FnOnce(u64) -> u64) {
+    /// What others have borrowed of a service's part, as much as belongs to `units` that it takes. So the part of what is
+    /// left that each of the others is owed stays the same.
+    fn lent_of(&self, member: usize, units: u32) -> u128 {
+        let (own, owed, left) = (self.owed_to(member), self.plan.owed, fine(self.plan.left));
+        let missing = owed.saturating_sub(left);
+        if own == 0 || missing == 0 || left == 0 {
+            return 0;
+        }
+        let of_units = fine(u64::from(units)).saturating_mul(missing).div_ceil(left);
+        // It borrows the rest.
+        let of_all = own.saturating_mul(missing) / owed;
+        of_units.min(of_all)
+    }
+
+    fn count(&mut self, member: usize, change: impl FnOnce(&mut UsedOfDay)) {
         let (owed, used) = (self.owed_to(member), self.services[member].used);
-        self.services[member].used = change(used);
+        change(&mut self.services[member].used);
         self.plan.owed = self.plan.owed.saturating_sub(owed) + self.owed_to(member);
         if self.services[member].share == 0 {
-            self.plan.unshared = self.plan.unshared.saturating_sub(used) + self.services[member].used;
+            self.plan.unshared = self.plan.unshared.saturating_sub(used.units) + self.services[member].used.units;
         }
     }
 
@@ -214,29 +289,27 @@ impl DayShares {
         self.begin(day.date);
         let Some(limit) = day.limit else { return Ok(()) };
         self.refresh(limit, day);
-        let (counts, released) = (self.counts(member, units, day), self.released(limit, day));
-        if counts.are_allowed(released, self.kept(self.owed_to_others(member), day)) {
+        let (request, released) = (self.request(member, units, day), self.released(limit, day));
+        self.plan.left = released.saturating_sub(day.used);
+        if request.is_allowed(released, self.left_to(self.owed_to_others(member), day)) {
             return Ok(());
         }
-        let own_share_used = counts.own.share > 0 && !counts.are_guaranteed(released);
-        Err(DayRefused { free_at: self.free_at(member, &counts, day), own_share_used })
+        let own_share_used = request.own.share > 0 && !request.is_guaranteed(released);
+        Err(DayRefused { free_at: self.free_at(member, &request, day), own_share_used })
     }
 
-    fn counts(&self, member: usize, units: u32, day: &DayView) -> CountsAfter {
-        let units = u64::from(units);
-        CountsAfter {
-            day: day.used.saturating_add(units),
-            own: DayPart { used: self.services[member].used + units, ..self.services[member] },
-            unshared: self.plan.unshared + units,
-        }
+    fn request(&self, member: usize, units: u32, day: &DayView) -> DayRequest {
+        let own = self.services[member];
+        DayRequest { units: u64::from(units), day: day.used, own, unshared: self.plan.unshared }
     }
 
-    /// What a borrower leaves of what the others are owed: less and less in the last part of the day.
-    fn kept(&self, owed: u64, day: &DayView) -> u64 {
+    /// What a borrower leaves to the others, which are owed `all`: less and less in the last part of the day.
+    fn left_to(&self, all: u128, day: &DayView) -> OwedToOthers {
         let use_up = u128::from(self.plan.limit) * u128::from(self.period) / 1_000_000;
         let last = i64::try_from(use_up).unwrap_or(i64::MAX).max(LENT_LAST);
         let left = (day.ends - day.now).clamp(0, last);
-        (i128::from(owed) * i128::from(left) / i128::from(last)) as u64
+        let kept = if left == last { all } else { all.saturating_mul(left as u128) / last as u128 };
+        OwedToOthers { all, kept }
     }
 
     /// Units that the clock has released of `limit`.
@@ -248,18 +321,18 @@ impl DayShares {
         part(limit, released as u64)
     }
 
-    /// When the service may reach `counts`: the earliest instant at which nothing forbids it, if nobody takes anything
+    /// When the service gets what it asks for: the earliest instant at which nothing forbids it, if nobody takes anything
     /// before. By bisection, because several things change with time.
-    fn free_at(&self, member: usize, counts: &CountsAfter, day: &DayView) -> i64 {
+    fn free_at(&self, member: usize, request: &DayRequest, day: &DayView) -> i64 {
         let limit = day.limit.unwrap_or(u64::MAX);
         let others = self.owed_to_others(member);
-        let others_share = self.plan.shares.saturating_sub(counts.own.share);
+        let others_share = self.plan.shares.saturating_sub(request.own.share);
         let is_free = |now: i64| {
             let at = DayView { now, ..*day };
             let released = self.released(limit, &at);
             // What the clock releases meanwhile is owed to the others in part, at most.
-            let owed = others + part(released.saturating_sub(self.plan.released), others_share);
-            counts.are_allowed(released, self.kept(owed, &at))
+            let owed = others + fine(part(released.saturating_sub(self.plan.released), others_share));
+            request.is_allowed(released, self.left_to(owed, &at))
         };
         if !is_free(day.ends - 1) {
             return day.ends;
@@ -279,8 +352,11 @@ impl DayShares {
         }
         let known = self.others.iter().position(|other| other.date == date).map(|at| self.others.remove(at).used);
         let mut known = known.unwrap_or_default().into_iter();
-        let used =
-            self.services.iter_mut().map(|one| std::mem::replace(&mut one.used, known.next().unwrap_or(0))).collect();
+        let used = self
+            .services
+            .iter_mut()
+            .map(|one| std::mem::replace(&mut one.used, known.next().unwrap_or_default()))
+            .collect();
         self.others.push(OtherDate { date: std::mem::replace(&mut self.date, date), used });
         if self.others.len() > OTHER_DATES {
             self.others.remove(0);
@@ -298,19 +374,19 @@ impl DayShares {
         for service in &self.services {
             plan.owed += service.is_owed(released);
             match service.share {
-                0 => plan.unshared += service.used,
+                0 => plan.unshared += service.used.units,
                 share => plan.shares += share,
             }
         }
         self.plan = plan;
     }
 
-    fn owed_to_others(&self, member: usize) -> u64 {
+    fn owed_to_others(&self, member: usize) -> u128 {
         self.plan.owed.saturating_sub(self.owed_to(member))
     }
 
-    /// What a service has not used of its part.
-    fn owed_to(&self, member: usize) -> u64 {
+    /// What a service is owed if nothing has been lent.
+    fn owed_to(&self, member: usize) -> u128 {
         self.services[member].is_owed(self.plan.released)
     }
 }
@@ -318,6 +394,10 @@ impl DayShares {
 /// Units of a day of `limit` that those without a share may use together, whatever the others do.
 pub(super) fn least_unshared(limit: u64, shares: u64) -> u64 {
     part_rounded_up(limit, COMMON).max(limit.saturating_sub(part(limit, shares)))
+}
+
+fn fine(units: u64) -> u128 {
+    u128::from(units) * FINE
 }
 
 /// A part of `whole`, rounded down.
@@ -328,133 +408,4 @@ pub(super) fn part(whole: u64, share: u64) -> u64 {
 /// A part of `whole`, rounded up.
 fn part_rounded_up(whole: u64, share: u64) -> u64 {
     (u128::from(whole) * u128::from(share)).div_ceil(u128::from(WHOLE)) as u64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::admission::share::fixed;
-
-    /// The clock is three days ahead for a while. Meanwhile a unit of today comes back, and one of the other date is used.
-    #[test]
-    fn a_clock_that_jumps_ahead_and_back_gives_no_service_its_share_anew() {
-        let today = DayView { date: 7, starts: 0, ends: 86_400_000, now: 0, used: 5, limit: Some(10) };
-        let mut shares = DayShares::default();
-        shares.set(1, fixed(0.5));
-        shares.set(2, fixed(0.5));
-        shares.take(1, 5, 7);
-        let ahead = DayView { date: 10, used: 0, ..today };
-        assert!(shares.permits(1, 5, &ahead).is_ok());
-        shares.take(1, 1, 10);
-        assert!(shares.permits(1, 1, &today).is_err(), "it has used its share");
-        assert!(shares.permits(1, 5, &DayView { used: 1, ..ahead }).is_err());
-        shares.give_back(1, 1, 7);
-        assert!(shares.permits(1, 1, &DayView { used: 4, ..today }).is_ok());
-        assert!(shares.permits(1, 2, &DayView { used: 4, ..today }).is_err());
-        // Other days are forgotten.
-        (11..20).for_each(|date| shares.take(1, 1, date));
-        assert_eq!(shares.others.len(), OTHER_DATES);
-    }
-
-    /// Two services share a day of ten units, of which one has used its five before a restart.
-    #[test]
-    fn a_restart_gives_no_service_its_share_anew() {
-        let day = DayView { date: 7, starts: 0, ends: 86_400_000, now: 0, used: 5, limit: Some(10) };
-        for (restored, is_permitted) in [(5, false), (4, true), (0, true)] {
-            let mut shares = DayShares::default();
-            shares.set(1, fixed(0.5));
-            shares.set(2, fixed(0.5));
-            shares.restore(1, restored, 7);
-            assert_eq!(shares.permits(1, 1, &day).is_ok(), is_permitted, "{restored}");
-            assert!(shares.permits(2, 5, &day).is_ok());
-            let tomorrow = DayView { date: 8, used: 0, ..day };
-            assert!(shares.permits(1, 1, &tomorrow).is_ok());
-        }
-    }
-
-    /// Services whose shares add up to 1 or less, and two members without one. The first to come are those without.
-    #[test]
-    fn idle_shares_leave_something_to_those_without_and_cost_their_owners_a_fiftieth_at_most() {
-        let sums: [&[f64]; 6] = [&[0.5, 0.5], &[1.0], &[0.9, 0.1], &[0.34, 0.33, 0.33], &[0.49, 0.49], &[0.2, 0.1]];
-        for (services, limit) in sums.iter().flat_map(|services| [10, 100, 4_000, 100_000].map(|it| (*services, it))) {
-            for pace in [None, Some(0.25)] {
-                let mut shares = DayShares::default();
-                shares.configure(pace, 0);
-                shares.set(0, 0);
-                shares.set(1, 0);
-                (2..).zip(services).for_each(|(member, share)| shares.set(member, fixed(*share)));
-                let mut day = DayView { date: 7, starts: 0, ends: 86_400_000, now: 0, used: 0, limit: Some(limit) };
-                let mut take_all = |member: usize, day: &mut DayView| {
-                    let before = day.used;
-                    while let Ok(()) = shares.permits(member, 1, day) {
-                        shares.take(member, 1, 7);
-                        day.used += 1;
-                    }
-                    let refused = shares.permits(member, 1, day).expect_err("the last was refused");
-                    assert!(refused.free_at > day.now, "{refused:?}");
-                    day.used - before
-                };
-                let released = if pace.is_some() { limit / 4 } else { limit };
-                let free = released - services.iter().map(|share| part(released, fixed(*share))).sum::<u64>();
-                let common = part_rounded_up(released, COMMON);
-                let got = take_all(0, &mut day) + take_all(1, &mut day);
-                assert_eq!(got, free.max(common), "{services:?} of {limit}");
-                // Each can still use its share, but what those without have used beyond what was free.
-                let due: u64 = services.iter().map(|share| part(released, fixed(*share))).sum();
-                let got: u64 = (2..2 + services.len()).map(|member| take_all(member, &mut day)).sum();
-                assert_eq!(got, due - common.saturating_sub(free), "{services:?} of {limit}");
-                assert_eq!(day.used, released);
-            }
-        }
-    }
-
-    /// Two services sleep, one of them with a quota below its share; a third is never content. Whenever the two wake, the
-    /// first gets all that it can use, the second its share, and from the start on the third has got all the rest.
-    #[test]
-    fn what_an_owner_cannot_use_is_lent_at_once_and_the_rest_is_there_whenever_it_wakes() {
-        for half_hours in 0..48 {
-            let mut shares = DayShares::default();
-            shares.set(0, 0);
-            (1..).zip([0.5, 0.3, 0.2]).for_each(|(member, share)| shares.set(member, fixed(share)));
-            shares.bound(1, Some(400));
-            let mut day = DayView { date: 7, starts: 0, ends: 86_400_000, now: 0, used: 0, limit: Some(1_000) };
-            let mut take_all = |member: usize, day: &mut DayView| {
-                let before = day.used;
-                while shares.permits(member, 1, day).is_ok() {
-                    shares.take(member, 1, 7);
-                    day.used += 1;
-                }
-                day.used - before
-            };
-            let mut lent = 0;
-            for half_hour in 0..=half_hours {
-                day.now = half_hour * LENT_LAST / 2;
-                lent += take_all(3, &mut day);
-                // In the middle of the last hour, half of what is owed is lent too.
-                assert_eq!(lent, if half_hour < 47 { 300 } else { 650 });
-            }
-            let got = [take_all(1, &mut day), take_all(2, &mut day)];
-            // Who comes first then gets the rest, up to its quota.
-            let expected = if half_hours < 47 { [400, 300] } else { [350, 0] };
-            assert_eq!(got, expected, "after {half_hours} half hours");
-        }
-    }
-
-    /// A service that has used its share borrows nothing of what those without a share may have.
-    #[test]
-    fn owners_take_nothing_of_one_another_although_those_without_a_share_may() {
-        let mut shares = DayShares::default();
-        [0.0, 0.5, 0.5].into_iter().enumerate().for_each(|(member, share)| shares.set(member, fixed(share)));
-        let mut day = DayView { date: 7, starts: 0, ends: 86_400_000, now: 0, used: 0, limit: Some(1_000) };
-        assert!(shares.permits(1, 500, &day).is_ok());
-        shares.take(1, 500, 7);
-        day.used = 500;
-        assert_eq!(shares.permits(1, 1, &day).map_err(|refused| refused.own_share_used), Err(true));
-        assert!(shares.permits(0, 20, &day).is_ok() && shares.permits(0, 21, &day).is_err());
-        shares.take(0, 20, 7);
-        shares.give_back(0, 5, 7);
-        day.used = 515;
-        assert!(shares.permits(0, 5, &day).is_ok() && shares.permits(0, 6, &day).is_err());
-        assert!(shares.permits(2, 485, &day).is_ok());
-    }
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     admission::{
         bucket_start::{BucketMark, BucketStart},
-        day_share::{DayRefused, DayShares, DayView},
+        day_share::{DayRefused, DayShares, DayTake, DayView},
         learned::Learned,
         share::{GATEWAY, Shares, WHOLE},
         tokens::{FillRate, Tokens},
@@ -85,12 +85,11 @@ pub(super) struct Served<T> {
 pub(super) struct Taken {
     pub(super) member: usize,
     lane: Lane,
-    cost: u32,
     /// Number of the take; `None` without a limit.
     tokens: Option<u64>,
     /// Of the service's guarantee.
     delay: u64,
-    date: i32,
+    day: DayTake,
 }
 
 /// Why a request gets nothing.
@@ -363,12 +362,12 @@ impl Supply {
         let DayUnits { units, date } = days.reserve(demand).map_err(|short| day_stop(short, days))?;
         let tokens = self.tokens.as_mut().and_then(|tokens| tokens.take(cost, now).ok());
         let delay = self.shares.take(member, worth, now);
-        self.days.take(member, cost, date);
+        let day = self.days.take(member, cost, date);
         let lane = Lane::of(demand);
         self.in_flight += 1;
         self.orders_in_flight += usize::from(lane == Lane::Orders);
         self.occupied[member] += 1;
-        Ok(Served { units, taken: Taken { member, lane, cost, tokens, delay, date } })
+        Ok(Served { units, taken: Taken { member, lane, tokens, delay, day } })
     }
 
     /// Says what became of what was taken: it was used, or comes back.
@@ -378,7 +377,7 @@ impl Supply {
         }
         if !kept {
             self.shares.give_back(taken.member, taken.delay, now);
-            self.days.give_back(taken.member, taken.cost, taken.date);
+            self.days.give_back(taken.member, taken.day);
         }
     }
 

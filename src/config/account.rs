@@ -134,7 +134,7 @@ pub struct BudgetConfig {
     pub day: Option<u64>,
     /// Concurrent requests, 1 to 65,536.
     pub in_flight: usize,
-    /// How long a request may wait for the budget; zero: not at all.
+    /// How long a request may wait for the budget, but for tokens of its service's share; zero: not at all.
     pub max_wait: Duration,
     /// How far the day's spending may run ahead of the clock, as a fraction of the day, 0 to 1; `None`: no pacing.
     pub pace: Option<f64>,

@@ -102,6 +102,7 @@ impl<W, Q> Scheduler<W, Q> {
         }
         // A token is of no use to it without the day.
         let (ahead, at) = (self.ahead(demand), At { now, days });
+        expires = expires.max(self.supply.guaranteed_until(demand, ahead, now));
         let of_day = self.supply.closed_day(demand, &at);
         let day_comes = of_day.map_or(now, |day| day.free_at);
         let due = now.saturating_add(self.supply.due_in(demand, ahead, now));

@@ -97,6 +97,8 @@ struct Caller {
     from: u64,
     until: u64,
     cost: u32,
+    /// It sends a request `every` after the response to the last, or when it was told to come again.
+    obeys: bool,
 }
 
 struct Simulation {
@@ -124,7 +126,7 @@ fn limits(per_second: u32, burst: u32) -> Limits {
 
 fn caller(priority: Priority, per_second: f64) -> Caller {
     let urgency = Urgency::Usual;
-    Caller { priority, urgency, every: (1e9 / per_second) as u64, from: 0, until: u64::MAX, cost: 1 }
+    Caller { priority, urgency, every: (1e9 / per_second) as u64, from: 0, until: u64::MAX, cost: 1, obeys: false }
 }
 
 impl Simulation {
@@ -191,7 +193,7 @@ impl Simulation {
         let caller = self.callers[member];
         let jitter = self.random.u64(0..=caller.every / 5);
         let next = self.now + caller.every - caller.every / 10 + jitter;
-        if next < caller.until {
+        if next < caller.until && !caller.obeys {
             self.events.push(Reverse((next, Event::Arrive(member))));
         }
         let Caller { cost, priority, urgency, .. } = caller;
@@ -238,7 +240,18 @@ impl Simulation {
     }
 
     fn end(&mut self, request: usize, result: Result<(), Exhausted>) {
-        self.done.push(Done { at: self.now, result, ..self.asked[request] });
+        let done = Done { at: self.now, result, ..self.asked[request] };
+        self.done.push(done);
+        let caller = self.callers[done.member];
+        if caller.obeys {
+            let pause = match result {
+                Ok(()) => self.flight + caller.every,
+                // A header has whole seconds.
+                Err(Exhausted::Second { wait, .. }) => (wait.as_nanos() as u64).div_ceil(SECOND).max(1) * SECOND,
+                Err(_) => SECOND,
+            };
+            self.events.push(Reverse((self.now + pause, Event::Arrive(done.member))));
+        }
     }
 
     fn in_flight(&self, urgency: Urgency) -> usize {
@@ -359,6 +372,33 @@ fn what_was_lent_is_back_within_a_second() {
         }
         let got = simulation.got(2, 30 * SECOND, 40 * SECOND);
         assert!(got >= 95.0, "{got} of 100");
+    }
+}
+
+/// Small budgets: a token comes later than a request may usually wait. Services ask a bit less than they are guaranteed, and
+/// come again when they are told to; another one floods.
+#[test]
+fn small_budgets_serve_a_service_within_its_share_before_a_flood_borrows() {
+    let budgets = [(1, 1, 1), (2, 1, 1), (2, 2, 1), (1, 1, 3), (3, 1, 4), (4, 1, 4), (20, 5, 9)];
+    for (per_second, burst, services) in budgets {
+        for (priority, obeys) in [(Priority::High, true), (Priority::Low, true), (Priority::High, false)] {
+            let share = 1.0 / f64::from(services + 1);
+            let asks = Caller { from: 3 * SECOND, obeys, ..caller(priority, 0.9 * share * f64::from(per_second)) };
+            let mut callers = vec![(share, caller(Priority::Normal, 400.0))];
+            callers.extend((0..services).map(|_| (share, asks)));
+            let mut simulation = Simulation::new(limits(per_second, burst), &callers);
+            simulation.run(103 * SECOND);
+            for member in 2..2 + services as usize {
+                let of = || simulation.done.iter().filter(|done| done.member == member);
+                let (asked, got) = (of().count() as f64, simulation.got(member, 0, u64::MAX));
+                let case = format!("{per_second}/s, burst {burst}, {services} services, {priority:?}, obeys: {obeys}");
+                assert!(asked >= 15.0 && got >= 0.95 * asked - 1.0, "{case}: {member} got {got} of {asked}");
+                assert!(of().all(|done| done.at - done.arrived <= SECOND), "{case}");
+            }
+            // What they do not ask for is lent.
+            let all: f64 = (1..2 + services as usize).map(|member| simulation.got(member, 3 * SECOND, u64::MAX)).sum();
+            assert!(all >= 0.97 * 100.0 * f64::from(per_second), "{all} in 100 s");
+        }
     }
 }
 

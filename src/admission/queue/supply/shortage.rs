@@ -15,6 +15,10 @@ use crate::admission::{
 /// What a request that finds no place in flight is told to wait, nanoseconds.
 const PLACE_WAIT: u64 = 1_000_000_000;
 
+/// How long a request within its service's guarantee waits for tokens, nanoseconds, even if requests may not wait so long:
+/// no rate is lower than one token a second.
+const OWN_TOKEN_WAIT: u64 = 1_000_000_000;
+
 /// A day that has fewer units left than a request needs.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::admission::queue) struct ClosedDay {
@@ -117,6 +121,18 @@ impl Supply {
         let own = tokens.fill().worth(ahead.own + u64::from(demand.cost));
         let covered = if is_gateways(demand) { Some(now) } else { self.shares.covers_at(demand.member, own, now) };
         covered.map(|at| at.saturating_sub(now).max(tokens.due_in(own, now)))
+    }
+
+    /// Until when a request waits at least, because the tokens that come next are its own. Where the bucket holds fewer tokens
+    /// than there are services, a borrower that is there when one comes would take it, each time before this request is
+    /// sent again. In the past if it has no such claim, and where no request waits.
+    pub(in crate::admission::queue) fn guaranteed_until<Q>(&self, demand: &Demand<Q>, ahead: Ahead, now: u64) -> u64 {
+        let Some(tokens) = self.tokens.as_ref().filter(|_| self.max_wait > 0) else { return 0 };
+        let worth = tokens.fill().worth(ahead.own + u64::from(demand.cost));
+        let is_covered = is_gateways(demand) || self.shares.covers(demand.member, worth, now);
+        let due = tokens.due_in(worth, now).max(self.pause(now));
+        let comes = due > 0 && due <= OWN_TOKEN_WAIT;
+        if is_covered && comes { demand.deadline.min(now + OWN_TOKEN_WAIT) } else { 0 }
     }
 
     /// Rest of the pause, nanoseconds.

@@ -10,6 +10,7 @@
 
 mod lanes;
 mod lines;
+mod places;
 mod scheduler;
 mod supply;
 #[cfg(test)]
@@ -382,9 +383,9 @@ impl WaitQueue {
             second: supply.rate().zip(supply.tokens_left(now)).map(|(rate, left)| TokensLeft { rate, left }),
             per_second: supply.fill().map(|fill| 1e9 / fill.period as f64),
             paused_for: Duration::from_nanos(supply.paused_until().saturating_sub(now)),
-            in_flight: supply.in_flight(),
-            places: supply.places(),
-            kept_for_each: supply.kept_for_each(),
+            in_flight: supply.places.in_flight(),
+            places: supply.places.count(),
+            kept_for_each: supply.places.kept_for_each(),
             waiting: state.scheduler.waiting(),
         }
     }
@@ -409,7 +410,14 @@ impl WaitQueue {
             let demand = Demand { deadline, ..request.demand(expires) };
             let days = AccountDays { queue: self, parts: &state.parts };
             let expires = match state.scheduler.arrive(&demand, now, &days) {
-                QueueArrival::Granted(grant) => return Ok(Entered::Permit(self.permit(grant))),
+                QueueArrival::Granted(grant) => {
+                    let permit = self.permit(grant);
+                    // It overtook them: with it, the places that they had to leave for its service may be fewer.
+                    if state.scheduler.waiting() > 0 {
+                        self.serve(state);
+                    }
+                    return Ok(Entered::Permit(permit));
+                }
                 QueueArrival::Refused(exhausted) => return Err(exhausted),
                 QueueArrival::Waits { expires } => expires,
             };

@@ -162,6 +162,11 @@ impl Shares {
         self.members.get(member).map_or(0, |one| one.share)
     }
 
+    /// Whether a service has a share.
+    pub(super) fn any(&self) -> bool {
+        self.members.iter().any(|one| one.share > 0)
+    }
+
     /// The bucket fills differently now: the levels keep their tokens, as far as they hold them. `empty`: they begin at
     /// zero.
     pub(super) fn refill(&mut self, fill: FillRate, now: u64, empty: bool) {

@@ -69,7 +69,7 @@ impl<W, Q> Scheduler<W, Q> {
 
     /// Whether services of the account may place orders: then some places are kept for them, and some for all others.
     pub(super) fn place_orders(&mut self, orders: bool) {
-        self.supply.place_orders(orders);
+        self.supply.places.place_orders(orders);
     }
 
     pub(super) fn members(&self) -> usize {
@@ -97,7 +97,7 @@ impl<W, Q> Scheduler<W, Q> {
                 Err(Stop::Final(exhausted)) => return QueueArrival::Refused(exhausted),
                 Err(Stop::Day(refused, at)) if at > expires => return QueueArrival::Refused(Exhausted::Day(refused)),
                 Err(Stop::NotLeased) => expires = expires.max(now + LEASE_WAIT).min(demand.deadline),
-                Err(Stop::Until(_) | Stop::Place | Stop::Day(..)) => {}
+                Err(Stop::Until(_) | Stop::Place(_) | Stop::Day(..)) => {}
             }
         }
         // A token is of no use to it without the day.
@@ -135,7 +135,7 @@ impl<W, Q> Scheduler<W, Q> {
         mut decide: impl FnMut(W, Result<Served<D::Output>, Exhausted>),
     ) -> Option<u64> {
         self.climb(now);
-        if self.lines.waiting() == 0 || self.supply.has_many_places() {
+        if self.lines.waiting() == 0 || self.supply.places.are_many() {
             self.places_are_few(false, now);
         }
         while let Some(member) = self.lines.change_due(now) {
@@ -148,7 +148,7 @@ impl<W, Q> Scheduler<W, Q> {
             let taken = self.supply.take(demand, now, days);
             let of_day = match taken {
                 // The day may have been used up since it came.
-                Err(Stop::Until(_) | Stop::Place) => self.supply.closed_day(demand, &At { now, days }),
+                Err(Stop::Until(_) | Stop::Place(_)) => self.supply.closed_day(demand, &At { now, days }),
                 _ => None,
             };
             let decision = match taken {
@@ -167,11 +167,15 @@ impl<W, Q> Scheduler<W, Q> {
                     continue;
                 }
                 Err(Stop::Until(at)) => {
-                    next = Some(at);
+                    next = next.into_iter().chain([at]).min();
                     break;
                 }
-                Err(Stop::Place) => {
-                    self.places_are_few(true, now);
+                Err(Stop::Place(until)) => {
+                    if self.places_are_few(true, now) {
+                        // Those that have places left of their part come first now.
+                        continue;
+                    }
+                    next = until.into_iter().chain(next).min();
                     if only.is_some() {
                         break;
                     }
@@ -180,6 +184,10 @@ impl<W, Q> Scheduler<W, Q> {
                     continue;
                 }
             };
+            if decision.is_ok() {
+                // The other kind may have to leave fewer places for its service now.
+                only = None;
+            }
             if decision.is_ok() && self.lines.borrows(line) {
                 self.lines.has_borrowed(line.member, cost);
             }
@@ -209,16 +217,16 @@ impl<W, Q> Scheduler<W, Q> {
     pub(super) fn decide(&mut self, taken: Taken, kept: bool, now: u64) {
         self.supply.decide(taken, kept, now);
         if !kept {
-            self.list(taken.member, now);
+            self.list(taken.member(), now);
             self.leased(now);
         }
     }
 
     /// The place in flight is free again; the queue must be served.
     pub(super) fn release(&mut self, taken: Taken, now: u64) {
-        self.supply.release(taken);
+        self.supply.release(taken, now);
         if self.supply.few_places() {
-            self.list(taken.member, now);
+            self.list(taken.member(), now);
         }
     }
 
@@ -248,15 +256,23 @@ impl<W, Q> Scheduler<W, Q> {
         self.supply.shortage(demand, ahead, &At { now, days })
     }
 
-    /// Whether the waiter that comes first may have the tokens that are there.
+    /// Whether the waiter that comes first may have what is there.
     #[cfg(test)]
     pub(super) fn could_serve(&mut self, now: u64) -> bool {
-        let first = self.lines.first(self.supply.only()).and_then(|line| self.lines.head(line));
-        first.is_some_and(|(_, head)| self.supply.check_tokens(&head.demand, now).is_ok())
+        let mut is_served = |only| {
+            let line = self.lines.first(only)?;
+            let (_, head) = self.lines.head(line)?;
+            let has_place = self.supply.check_place(&head.demand, now).is_ok();
+            Some((line.lane, has_place, has_place && self.supply.check_tokens(&head.demand, now).is_ok()))
+        };
+        match is_served(None) {
+            Some((lane, false, _)) => is_served(Some(lane.other())).is_some_and(|(.., is_served)| is_served),
+            first => first.is_some_and(|(.., is_served)| is_served),
+        }
     }
 
     fn ahead(&self, demand: &Demand<Q>) -> Ahead {
-        let ahead = |borrows| self.lines.cost_ahead(demand, borrows, self.supply.only());
+        let ahead = |borrows| self.lines.cost_ahead(demand, borrows, self.supply.places.only());
         Ahead { own: ahead(false), all: ahead(true) }
     }
 
@@ -286,10 +302,13 @@ impl<W, Q> Scheduler<W, Q> {
         }
     }
 
-    fn places_are_few(&mut self, few: bool, now: u64) {
-        if self.supply.places_are_few(few) {
+    /// Returns whether that is new.
+    fn places_are_few(&mut self, few: bool, now: u64) -> bool {
+        let is_new = self.supply.places_are_few(few);
+        if is_new {
             self.relist(now);
         }
+        is_new
     }
 
     fn climb(&mut self, now: u64) {

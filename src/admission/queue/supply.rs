@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::{
     lanes::Lane,
     lines::{Demand, Standing},
+    places::{NoPlace, OccupiedPlace, PlaceRequest, Places},
 };
 use crate::{
     admission::{
@@ -83,13 +84,18 @@ pub(super) struct Served<T> {
 /// What a request has taken of the supply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
-    pub(super) member: usize,
-    lane: Lane,
+    place: OccupiedPlace,
     /// Number of the take; `None` without a limit.
     tokens: Option<u64>,
     /// Of the service's guarantee.
     delay: u64,
     day: DayTake,
+}
+
+impl Taken {
+    pub(super) fn member(&self) -> usize {
+        self.place.member
+    }
 }
 
 /// Why a request gets nothing.
@@ -115,8 +121,9 @@ pub(in crate::admission) enum Exhausted {
 pub(super) enum Stop {
     /// The bucket has no tokens for it before that instant; those behind it wait too.
     Until(u64),
-    /// No place that it may take is free; those of its kind wait too.
-    Place,
+    /// No place that it may take is free; those of its kind wait too. At that instant there may be one although no call has
+    /// ended.
+    Place(Option<u64>),
     /// The service may not take more of the day before that instant.
     Day(DayRefused, u64),
     /// There are no units of the day, or not yet.
@@ -148,14 +155,7 @@ pub(super) struct Supply {
     /// A service has a share, or there is pacing.
     days_apply: bool,
     learned: Learned,
-    /// Places occupied, by number of the service.
-    occupied: Vec<usize>,
-    in_flight: usize,
-    /// Of `in_flight`.
-    orders_in_flight: usize,
-    places: usize,
-    /// Services of the account may place orders.
-    orders_come: bool,
+    pub(super) places: Places,
     /// How long a request may wait, nanoseconds.
     max_wait: u64,
     /// Places are scarce: a guarantee holds for as many of them as the service's share.
@@ -176,11 +176,7 @@ impl Supply {
             days: DayShares::default(),
             days_apply: false,
             learned: Learned::default(),
-            occupied: Vec::new(),
-            in_flight: 0,
-            orders_in_flight: 0,
-            places: limits.places,
-            orders_come: false,
+            places: Places::default(),
             max_wait: 0,
             few_places: false,
             largest: 1,
@@ -205,10 +201,10 @@ impl Supply {
 
     /// Changes the limits. The bucket keeps its tokens; one that is new begins empty.
     pub(super) fn limit(&mut self, limits: Limits, now: u64) {
-        self.places = limits.places;
         self.max_wait = u64::try_from(limits.max_wait.as_nanos()).unwrap_or(u64::MAX);
+        self.places.limit(limits.places, self.max_wait);
         self.days.configure(limits.pace, limits.second.map_or(0, |rate| FillRate::of(rate).period));
-        self.days_apply = limits.pace.is_some() || (0..self.occupied.len()).any(|member| self.shares.share(member) > 0);
+        self.days_apply = limits.pace.is_some() || self.shares.any();
         if limits.second == self.rate {
             return;
         }
@@ -225,7 +221,7 @@ impl Supply {
 
     /// Gives a service another share, of [`WHOLE`]. A new number is a new service, and must be the next one.
     pub(super) fn set_share(&mut self, member: usize, share: u64, now: u64) {
-        self.occupied.resize(self.occupied.len().max(member + 1), 0);
+        self.places.set_share(member, share);
         // Before the first request, the guarantees are full if the bucket is.
         self.shares.set(member, share, now, now == 0 && self.begins_full);
         self.days.set(member, share);
@@ -240,48 +236,6 @@ impl Supply {
     /// What services have used of the account's day.
     pub(super) fn days(&mut self) -> &mut DayShares {
         &mut self.days
-    }
-
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight
-    }
-
-    pub(super) fn places(&self) -> usize {
-        self.places
-    }
-
-    /// Whether services of the account may place orders.
-    pub(super) fn place_orders(&mut self, orders: bool) {
-        self.orders_come = orders;
-    }
-
-    /// Places that only orders may take, and as many that only others may: an eighth, rounded up, so that slow requests
-    /// of one kind cannot hold all places against the other. A single place is for all.
-    pub(super) fn kept_for_each(&self) -> usize {
-        if self.orders_come && self.places > 1 { self.places.div_ceil(8) } else { 0 }
-    }
-
-    /// The kind that alone may take a place now, if there is one.
-    pub(super) fn only(&self) -> Option<Lane> {
-        [Lane::Orders, Lane::Others].into_iter().find(|lane| !self.has_free_place(lane.other()))
-    }
-
-    fn has_free_place(&self, lane: Lane) -> bool {
-        self.in_flight < self.places && self.in_flight_of(lane) < self.places - self.kept_for_each()
-    }
-
-    /// Whether more than a quarter of the places is free for any request.
-    pub(super) fn has_many_places(&self) -> bool {
-        let of_a_kind = self.in_flight_of(Lane::Orders).max(self.in_flight_of(Lane::Others));
-        self.in_flight * 4 < self.places * 3 && of_a_kind * 4 < (self.places - self.kept_for_each()) * 3
-    }
-
-    /// Places that requests of a kind occupy.
-    fn in_flight_of(&self, lane: Lane) -> usize {
-        match lane {
-            Lane::Orders => self.orders_in_flight,
-            Lane::Others => self.in_flight - self.orders_in_flight,
-        }
     }
 
     /// How long a request may wait, nanoseconds.
@@ -331,6 +285,7 @@ impl Supply {
             self.refill(now, false);
         }
         self.shares.wake(member, now);
+        self.places.asks(member, now);
     }
 
     /// Whether requests of the service wait.
@@ -352,9 +307,7 @@ impl Supply {
         if now < self.learned.paused_until() {
             return Err(Stop::Until(self.learned.paused_until()));
         }
-        if !self.has_free_place(Lane::of(demand)) {
-            return Err(Stop::Place);
-        }
+        self.check_place(demand, now).map_err(|NoPlace { until }| Stop::Place(until))?;
         let worth = self.check_tokens(demand, now)?;
         if self.days_apply {
             self.check_day(demand, now, days.view())?;
@@ -363,11 +316,8 @@ impl Supply {
         let tokens = self.tokens.as_mut().and_then(|tokens| tokens.take(cost, now).ok());
         let delay = self.shares.take(member, worth, now);
         let day = self.days.take(member, cost, date);
-        let lane = Lane::of(demand);
-        self.in_flight += 1;
-        self.orders_in_flight += usize::from(lane == Lane::Orders);
-        self.occupied[member] += 1;
-        Ok(Served { units, taken: Taken { member, lane, tokens, delay, day } })
+        let place = self.places.take(member, Lane::of(demand), now);
+        Ok(Served { units, taken: Taken { place, tokens, delay, day } })
     }
 
     /// Says what became of what was taken: it was used, or comes back.
@@ -376,16 +326,14 @@ impl Supply {
             tokens.decide(number, kept);
         }
         if !kept {
-            self.shares.give_back(taken.member, taken.delay, now);
-            self.days.give_back(taken.member, taken.day);
+            self.shares.give_back(taken.member(), taken.delay, now);
+            self.days.give_back(taken.member(), taken.day);
         }
     }
 
     /// The place in flight is free again.
-    pub(super) fn release(&mut self, taken: Taken) {
-        self.in_flight -= 1;
-        self.orders_in_flight -= usize::from(taken.lane == Lane::Orders);
-        self.occupied[taken.member] -= 1;
+    pub(super) fn release(&mut self, taken: Taken, now: u64) {
+        self.places.release(taken.place, now);
     }
 
     /// A request that was sent at `sent` got a limit response of Fastrac, which names a time to wait or none.
@@ -425,7 +373,7 @@ impl Supply {
             Some(tokens) => self.shares.covers(member, tokens.fill().worth(u64::from(demand.cost)), now),
             None => self.shares.share(member) > 0,
         };
-        is_gateways(demand) || (covered && (!self.few_places || self.has_place(member)))
+        is_gateways(demand) || (covered && (!self.few_places || self.places.is_guaranteed(member)))
     }
 
     /// How a request would be served now.
@@ -471,10 +419,10 @@ impl Supply {
             .map_err(|refused| Stop::Day(refused, nanos_at(refused.free_at, &view, now)))
     }
 
-    /// Whether the service has fewer places than its share of them; a share is at least one.
-    fn has_place(&self, member: usize) -> bool {
-        let guaranteed = self.places as u128 * u128::from(self.shares.share(member)) / u128::from(WHOLE);
-        (self.occupied[member] as u128) < guaranteed.max(1)
+    /// Checks that there is a place that the request may take now.
+    pub(super) fn check_place<Q>(&mut self, demand: &Demand<Q>, now: u64) -> Result<(), NoPlace> {
+        let request = PlaceRequest { member: demand.member, lane: Lane::of(demand), exempt: is_gateways(demand) };
+        self.places.check(request, now)
     }
 
     /// The bucket fills as configured and learned. `empty`: the guarantees begin at zero.

@@ -99,6 +99,8 @@ struct Caller {
     cost: u32,
     /// It sends a request `every` after the response to the last, or when it was told to come again.
     obeys: bool,
+    /// So many of it send requests.
+    callers: u32,
 }
 
 struct Simulation {
@@ -126,7 +128,16 @@ fn limits(per_second: u32, burst: u32) -> Limits {
 
 fn caller(priority: Priority, per_second: f64) -> Caller {
     let urgency = Urgency::Usual;
-    Caller { priority, urgency, every: (1e9 / per_second) as u64, from: 0, until: u64::MAX, cost: 1, obeys: false }
+    Caller {
+        priority,
+        urgency,
+        every: (1e9 / per_second) as u64,
+        from: 0,
+        until: u64::MAX,
+        cost: 1,
+        obeys: false,
+        callers: 1,
+    }
 }
 
 impl Simulation {
@@ -138,7 +149,9 @@ impl Simulation {
         for (number, (share, caller)) in services.iter().enumerate() {
             scheduler.set_share(number + 1, fixed(*share), 0);
             callers.push(*caller);
-            events.push(Reverse((caller.from + random.u64(0..caller.every), Event::Arrive(number + 1))));
+            for _ in 0..caller.callers {
+                events.push(Reverse((caller.from + random.u64(0..caller.every), Event::Arrive(number + 1))));
+            }
         }
         Simulation {
             scheduler,
@@ -202,7 +215,10 @@ impl Simulation {
         let request = self.asked.len();
         self.asked.push(Done { member, arrived: self.now, at: self.now, cost, result: Ok(()) });
         match self.scheduler.arrive(&demand, self.now, &self.days) {
-            QueueArrival::Granted(grant) => self.granted(request, grant),
+            QueueArrival::Granted(grant) => {
+                self.granted(request, grant);
+                self.serve();
+            }
             QueueArrival::Refused(exhausted) => self.end(request, Err(exhausted)),
             QueueArrival::Waits { expires } => {
                 let ticket = self.scheduler.enter(Demand { expires, ..demand }, request, self.now);
@@ -549,11 +565,13 @@ fn nobody_waits_for_what_it_may_have() {
             }
             let supply = &simulation.scheduler.supply;
             assert_eq!(simulation.waiting.len(), simulation.scheduler.waiting());
-            assert!(supply.in_flight() <= places);
+            supply.places.check_sums();
+            assert!(supply.places.in_flight() <= places);
             let kept = if seed % 4 > 0 && places > 1 { places.div_ceil(8) } else { 0 };
             let orders = simulation.in_flight(Urgency::Order);
-            assert!(orders.max(supply.in_flight() - orders) <= places - kept, "seed {seed}, step {step}");
-            if simulation.scheduler.waiting() > 0 && supply.in_flight() < places && supply.paused_until() <= now {
+            assert!(orders.max(supply.places.in_flight() - orders) <= places - kept, "seed {seed}, step {step}");
+            if simulation.scheduler.waiting() > 0 && supply.places.in_flight() < places && supply.paused_until() <= now
+            {
                 assert!(!simulation.scheduler.could_serve(now), "seed {seed}, step {step}");
             }
         }
@@ -584,7 +602,7 @@ fn what_is_given_back_is_there_again() {
         scheduler.decide(taken, false, 0);
         scheduler.release(taken, 0);
     }
-    assert_eq!((scheduler.supply.tokens_left(0), scheduler.supply.in_flight()), (Some(4), 0));
+    assert_eq!((scheduler.supply.tokens_left(0), scheduler.supply.places.in_flight()), (Some(4), 0));
     assert!(scheduler.supply.covers(&Demand { cost: 2, ..demand(1) }, 0), "its guarantee is back too");
 }
 
@@ -656,7 +674,7 @@ fn orders_get_the_places_that_are_kept_for_them_while_others_wait() {
         scheduler.enter(demand(1, Urgency::Expiring, SECOND), 1, 0);
         let granted = enter_and_serve(&mut scheduler, Urgency::Order, kept + 1);
         assert_eq!(granted, (10..10 + kept).collect::<Vec<_>>(), "{places}");
-        assert_eq!(scheduler.supply.in_flight(), places);
+        assert_eq!(scheduler.supply.places.in_flight(), places);
         // The next place goes to the order, unless it is kept for others, then to what expires soon.
         let mut granted = Vec::new();
         for taken in others.into_iter().take(3) {
@@ -683,7 +701,7 @@ fn others_get_the_places_that_are_kept_for_them_while_orders_wait() {
         scheduler.enter(demand(1, Urgency::Order, SECOND), 0, 0);
         let granted = enter_and_serve(&mut scheduler, Urgency::Usual, kept + 1);
         assert_eq!(granted, (10..10 + kept).collect::<Vec<_>>(), "{places}");
-        assert_eq!(scheduler.supply.in_flight(), places);
+        assert_eq!(scheduler.supply.places.in_flight(), places);
         // The end of orders lets both go on.
         let mut granted = Vec::new();
         for taken in orders.into_iter().take(2) {
@@ -693,6 +711,47 @@ fn others_get_the_places_that_are_kept_for_them_while_orders_wait() {
         granted.sort_unstable();
         let expected = [0, 10 + kept].into_iter().take(places - kept);
         assert_eq!(granted, expected.collect::<Vec<_>>(), "{places}");
+    }
+}
+
+/// Every call takes equally long. Two services have no more callers than their parts of the places; another one floods. One of
+/// the two begins when the flood has all that it may borrow.
+#[test]
+fn a_service_within_its_part_of_the_places_gets_them_beside_a_flood() {
+    for (places, orders) in [(20_u32, true), (20, false), (64, true), (9, false)] {
+        for flight in [20 * MILLI, 500 * MILLI, 5 * SECOND] {
+            for priority in [Priority::Low, Priority::High] {
+                let part =
+                    |share: f64| (share * f64::from(places - if orders { places.div_ceil(8) } else { 0 })) as u32;
+                let obeys = |pause, callers| Caller { obeys: true, callers, ..caller(priority, 1e3 / pause) };
+                let flood =
+                    Caller { callers: 3 * places, every: 20 * MILLI, obeys: true, ..caller(Priority::Normal, 50.0) };
+                let services = [
+                    (0.25, flood),
+                    (0.5, obeys(50.0, part(0.5) * 3 / 4)),
+                    (0.25, Caller { from: 20 * SECOND, ..obeys(50.0, part(0.25)) }),
+                ];
+                let limits = Limits { places: places as usize, ..limits(100_000, 100_000) };
+                let mut simulation = Simulation::new(limits, &services);
+                simulation.scheduler.place_orders(orders);
+                simulation.flight = flight;
+                simulation.run(60 * SECOND);
+                let case = format!("{places} places, orders {orders}, flight {} ms, {priority:?}", flight / MILLI);
+                let refused = |member, from, until| {
+                    let of =
+                        |done: &&Done| done.member == member && (from * SECOND..until * SECOND).contains(&done.arrived);
+                    simulation.done.iter().filter(of).filter(|done| done.result.is_err()).count()
+                };
+                // Each has its places when the calls that hold them have ended, and its requests have come again.
+                assert_eq!((refused(2, 10, 20), refused(2, 32, 60), refused(3, 32, 60)), (0, 0, 0), "{case}");
+                let first = simulation.done.iter().find(|done| done.member == 3).expect("one");
+                assert!(first.result.is_ok(), "{case}: {first:?}");
+                // The flood gets what the others do not use, but for a few.
+                let served = (1..=3).map(|member| simulation.got(member, 40 * SECOND, 60 * SECOND)).sum::<f64>();
+                let in_flight = served * flight as f64 / (20 * SECOND) as f64;
+                assert!(flight < SECOND / 4 || in_flight >= 0.8 * f64::from(part(1.0)), "{case}: {in_flight}");
+            }
+        }
     }
 }
 

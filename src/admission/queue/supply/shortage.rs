@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Ahead, At, DayShort, Days, Exhausted, Stop, Supply, is_gateways, nanos_at};
 use crate::admission::{
     day_share::DayRefused,
-    queue::{lanes::Lane, lines::Demand},
+    queue::lines::Demand,
     share::{Loan, WHOLE},
 };
 
@@ -57,9 +57,13 @@ impl Supply {
         if now < self.learned.paused_until() {
             return Exhausted::Paused { wait };
         }
-        let has_place = self.has_free_place(Lane::of(demand));
+        let has_place = self.check_place(demand, now).is_ok();
         if !has_place && due <= PLACE_WAIT {
-            return Exhausted::InFlight { own_share_used: has_share && !self.has_place(demand.member) };
+            let is_guaranteed = self.places.is_guaranteed(demand.member);
+            if is_guaranteed {
+                self.places.are_slow(now);
+            }
+            return Exhausted::InFlight { own_share_used: has_share && !is_guaranteed };
         }
         if has_place
             && self.check_tokens(demand, now).is_ok()

@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, runtime::Runtime, sync::Semaphore};
+use tokio::{net::TcpListener, runtime::Runtime, sync::Semaphore, task::JoinHandle};
 
 use crate::{
     admin::{self, Admin, Audit, AuditError},
@@ -105,6 +105,8 @@ pub struct App {
     acceptor: Arc<Acceptor>,
     /// Those whose accept loop has not been started yet.
     listeners: Vec<TcpListener>,
+    /// Ends when the cache is restored; `None`: it is not waited for any more.
+    restored: Option<JoinHandle<()>>,
     /// The state store.
     pub store: Store,
     /// Walks of the region tree.
@@ -113,7 +115,7 @@ pub struct App {
     ledger: Arc<Ledger>,
     audit: Audit,
     control: Runtime,
-    /// The timers of the shutdown. The control runtime's stop if its thread hangs.
+    /// Of the shutdown, which ends the control runtime before it closes the files.
     clock: Runtime,
 }
 
@@ -132,11 +134,13 @@ impl App {
     /// [`AppError`].
     pub fn start_with(config: Config, file: Option<PathBuf>, connector: Connector) -> Result<App, AppError> {
         let mut app = App::open(config, file, connector)?;
+        app.get_ready(std::future::pending());
         app.accept();
         Ok(app)
     }
 
-    /// Starts everything except that connections wait in the backlog until [`App::accept`].
+    /// Starts everything except that connections wait in the backlog until [`App::accept`], so that a restart does not cause
+    /// refusals. [`App::get_ready`] should come between the two.
     ///
     /// # Errors
     /// [`AppError`] names the configuration key and the reason; nothing runs then.
@@ -162,7 +166,7 @@ impl App {
         }
         let log = ExchangeLog::open(&config.log, &metrics, &degraded)?;
         let audit = Audit::open(&config, degraded.clone())?;
-        let clock = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let clock = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let stores = OrderStores { journal: store.clone(), archive: Archive::open(state)? };
         let orders = control.block_on(Orders::open(stores, jiff::Timestamp::now(), &config.orders))?;
         let drain = Drain::default();
@@ -188,7 +192,7 @@ impl App {
         let connections = ConnectionLimit::new(descriptors::connections(&config, files));
         let (gateway, keepers) = Gateway::new(config, file, live)?;
         let snapshots = CacheSnapshots::new(&gateway);
-        let restored = snapshots.clone().restore();
+        let restored = Some(control.spawn(snapshots.clone().restore()));
         let rotations = Rotations::new(control.handle().clone(), &gateway);
         rotations.start(keepers);
         gateway.adopt_with(Box::new(move |keepers| rotations.start(keepers)));
@@ -245,12 +249,6 @@ impl App {
             control.spawn(counting::report_lost_counts(gateway.clone()));
         }
         control.spawn(counting::watch(gateway.clone(), ledger.clone(), clock_mark));
-        control.block_on(counting::first_leases(&gateway));
-        // Until then connections wait in the backlog, so that a restart does not cause refusals.
-        control.block_on(async {
-            let pairs = tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&gateway));
-            let _ = tokio::join!(pairs, tokio::time::timeout(FIRST_ENTRIES, restored));
-        });
         Ok(App {
             gateway,
             snapshots,
@@ -260,6 +258,7 @@ impl App {
             threads,
             acceptor,
             listeners,
+            restored,
             store,
             warmer,
             ledger,
@@ -267,6 +266,28 @@ impl App {
             control,
             clock,
         })
+    }
+
+    /// Waits until the first requests would neither wait for the disk, nor lack a key pair, nor miss what is stored; not
+    /// for long, and not beyond `interrupted`. Blocks.
+    pub fn get_ready(&mut self, interrupted: impl Future<Output = ()>) {
+        let restored = self.restored.take();
+        self.control.block_on(async {
+            let ready = async {
+                counting::first_leases(&self.gateway).await;
+                let pairs = tokio::time::timeout(FIRST_PAIRS, all_accounts_have_keys(&self.gateway));
+                let entries = async {
+                    if let Some(restored) = restored {
+                        let _ = restored.await;
+                    }
+                };
+                let _ = tokio::join!(pairs, tokio::time::timeout(FIRST_ENTRIES, entries));
+            };
+            tokio::select! {
+                () = ready => {}
+                () = interrupted => {}
+            }
+        });
     }
 
     /// Starts to accept connections. A second call does nothing.

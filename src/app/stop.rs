@@ -22,13 +22,17 @@ const LOG_CLOSING: Duration = Duration::from_secs(5);
 
 impl App {
     /// Drains and stops: readiness turns to 503; connections are still accepted for `drain_grace`; then the
-    /// listeners close; what is in progress `drain` after the call is cut off. Blocks.
+    /// listeners close; what is in progress `drain` after the call is cut off. Before [`App::accept`] nothing is drained:
+    /// only calls of the gateway's own can be in progress. Blocks.
     pub fn stop(self) {
-        let limits = self.gateway.in_force.load().config.limits.clone();
+        let mut limits = self.gateway.in_force.load().config.limits.clone();
+        if !self.listeners.is_empty() {
+            limits.drain = Duration::ZERO;
+        }
         let App { drain, threads, store, snapshots, ledger, audit, control, gateway, clock, acceptor, .. } = self;
         let (began, cut_off) = (Instant::now(), Instant::now() + limits.drain);
         drain.begin();
-        let close_by = clock.block_on(async {
+        clock.block_on(async {
             sleep(limits.drain_grace.min(limits.drain)).await;
             drain.stop.cancel();
             drain.tasks.close();
@@ -46,17 +50,22 @@ impl App {
             for (ended, heartbeat) in ended {
                 bounded(end_by, heartbeat.name(), ended).await;
             }
-            gateway.live.orders.write_time();
-            let close_by = cut_off.max(Instant::now() + CLOSING);
+        });
+        gateway.live.orders.write_time();
+        let close_by = cut_off.max(Instant::now() + CLOSING);
+        // Before anything is counted for the last time: calls of the gateway's own that are in progress are dropped with the
+        // runtime, and then count as sent or as never sent. Files that are being read or written may delay that.
+        control.shutdown_timeout(CLOSING / 4);
+        gateway.live.spending.write();
+        clock.block_on(async {
             let log = close_log(gateway.live.log.clone(), (close_by - Instant::now()).min(LOG_CLOSING));
             let vault = gateway.current.load().vault.clone();
-            let session = control.spawn(async move {
+            let session = async {
                 if let Some(vault) = vault {
                     vault.close().await;
                 }
-            });
+            };
             let session = bounded(Instant::now() + CLOSING / 2, "the vault", session);
-            gateway.live.spending.write();
             let state = async {
                 // Nothing is sent any more.
                 ledger.close(gateway.close_counts()).await;
@@ -67,11 +76,10 @@ impl App {
             let entries = snapshots.close(close_by);
             let entries = bounded(close_by, "the snapshot of the cache, whose disk does not respond", entries);
             tokio::join!(state, entries, log, session);
-            close_by
         });
         audit.close(close_by.saturating_duration_since(Instant::now()).min(CLOSING / 4));
-        // Waits for files that are being read or written, if at all.
-        control.shutdown_timeout(close_by.saturating_duration_since(Instant::now()).min(CLOSING));
+        // Does not wait for a name lookup that hangs.
+        clock.shutdown_background();
         tracing::info!(seconds = began.elapsed().as_secs_f32(), "stopped");
     }
 }

@@ -21,6 +21,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{FAILED, WRONG, notify, output};
 use crate::{
@@ -69,6 +70,15 @@ fn open(file: &Path) -> Result<App, u8> {
     })
 }
 
+/// What the start-up and a signal that comes during it have in common.
+#[derive(Default)]
+struct StartUp {
+    /// By the first of two: the gateway, which then accepts connections, or a signal, which prevents that.
+    is_taken: AtomicBool,
+    /// A signal was first.
+    interrupted: CancellationToken,
+}
+
 /// The handlers of the signals that end and reload the gateway.
 pub(super) struct Signals {
     runtime: Runtime,
@@ -106,17 +116,17 @@ impl Signals {
     pub(super) fn live(self, open: impl FnOnce() -> Result<App, u8> + Send + 'static) -> io::Result<u8> {
         let Signals { runtime, mut received } = self;
         let (report, mut started) = oneshot::channel();
-        // Taken by the first of two: the gateway, which then accepts connections, or a signal, which prevents that.
-        let taken = Arc::new(AtomicBool::new(false));
-        let claim = taken.clone();
-        thread::Builder::new().name("gateway".to_owned()).spawn(move || run_gateway(open, &claim, report))?;
+        let start_up = Arc::<StartUp>::default();
+        let shared = start_up.clone();
+        thread::Builder::new().name("gateway".to_owned()).spawn(move || run_gateway(open, &shared, report))?;
         runtime.block_on(async {
             let (started, ended) = tokio::select! {
                 started = &mut started => (started, false),
                 () = received.end() => {
-                    if !taken.swap(true, Ordering::Relaxed) {
+                    if !start_up.is_taken.swap(true, Ordering::Relaxed) {
                         tracing::info!("ended by a signal before the gateway was up");
-                        return Ok(0);
+                        start_up.interrupted.cancel();
+                        return received.wait_for_end(started).await;
                     }
                     // It accepts connections already.
                     (started.await, true)
@@ -138,6 +148,19 @@ impl Received {
         tokio::select! {
             _ = self.term.recv() => {}
             _ = self.int.recv() => {}
+        }
+    }
+
+    /// Waits until a gateway that was interrupted during start-up has closed its files: it may have sent requests of its
+    /// own. Returns the exit code.
+    async fn wait_for_end<T>(&mut self, ended: oneshot::Receiver<T>) -> io::Result<u8> {
+        tokio::select! {
+            _ = ended => Ok(0),
+            () = self.end() => Ok(FAILED),
+            () = tokio::time::sleep(CLOSING + MARGIN) => {
+                tracing::error!("start-up hangs; the process ends without it");
+                Ok(0)
+            }
         }
     }
 
@@ -181,16 +204,17 @@ const MARGIN: Duration = Duration::from_secs(1);
 /// The thread of the gateway: opens it, and stops it on request.
 fn run_gateway(
     open: impl FnOnce() -> Result<App, u8>,
-    taken: &AtomicBool,
+    start_up: &StartUp,
     report: oneshot::Sender<Result<Running, u8>>,
 ) {
     let mut app = match open() {
         Ok(app) => app,
         Err(code) => return drop(report.send(Err(code))),
     };
-    if taken.swap(true, Ordering::Relaxed) {
-        // The process ends.
-        return;
+    app.get_ready(start_up.interrupted.cancelled());
+    if start_up.is_taken.swap(true, Ordering::Relaxed) {
+        // The process ends once `report` is dropped.
+        return app.stop();
     }
     app.accept();
     let data: Vec<_> = app.data.iter().map(ToString::to_string).collect();

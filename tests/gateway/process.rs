@@ -80,10 +80,15 @@ impl Program {
 
     /// The same, with a changed command.
     pub(crate) fn start_again_as(&mut self, change: impl FnOnce(&mut Command)) {
+        self.begin_again_as(change);
+        self.wait_for_start();
+    }
+
+    /// The same, without waiting until it has started.
+    pub(crate) fn begin_again_as(&mut self, change: impl FnOnce(&mut Command)) {
         let mut command = command(self.folder.path());
         change(&mut command);
         (self.child, self.stderr_lines) = spawn(&mut command);
-        self.wait_for_start();
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -223,7 +223,7 @@ impl Gateway {
         CompileContext { live: &self.live, counts: &self.counts }
     }
 
-    /// Leases the first units of tomorrow where today ends soon. To be called at least once a minute.
+    /// Leases the first units of tomorrow where today ends soon. To be called every second or so: a clock may jump.
     pub fn prepare_tomorrow(&self) {
         self.counts.prepare_tomorrow();
     }

@@ -178,6 +178,13 @@ impl Budget {
         self.queue.restore_day(&used);
     }
 
+    /// Before a change of the time zone: leases units of the date there. Returns whether all that is granted.
+    pub fn prepare_zone(&self, zone: &TimeZone) -> bool {
+        let parts = self.queue.parts();
+        // All of them are asked for at once.
+        parts.iter().chain([self.day()]).fold(true, |all, day| all & day.prepare_zone(zone))
+    }
+
     /// Changes the time zone; the day keeps its count.
     pub fn set_zone(&self, zone: &TimeZone) {
         self.queue.set_zone(zone);

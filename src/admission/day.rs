@@ -39,6 +39,9 @@ use super::{
 /// A ledger that has not answered for so long is stalled, and nothing waits for it.
 const LEDGER_WAIT: Duration = Duration::from_secs(1);
 
+/// How long before the end of a day the next one is prepared.
+const PREPARE: Duration = Duration::from_secs(120);
+
 /// Units used today, and how many may be.
 #[derive(Debug)]
 pub struct DayCounter {
@@ -100,7 +103,7 @@ pub struct LastCounts {
 }
 
 impl DayCounter {
-    /// A counter with the days that its ledger knows. It asks for the first lease of today. `None` counts without a limit.
+    /// A counter with the days that its ledger knows. It asks for the first lease of today, and of tomorrow if that is near. `None` counts without a limit.
     pub(super) fn new(limit: impl Into<DayLimit>, zone: &TimeZone, context: impl Into<CounterContext>) -> Arc<Self> {
         let context = context.into();
         let restored = context.ledger.as_ref().map(|ledger| ledger.restore(&context.id));
@@ -115,7 +118,7 @@ impl DayCounter {
             closed: false,
         };
         let counter = Arc::new(Self { context, state: Mutex::new(state) });
-        counter.change(|_| {});
+        counter.prepare_tomorrow();
         counter
     }
 
@@ -320,14 +323,27 @@ impl DayCounter {
         day.end(&state.zone)
     }
 
-    /// Asks for the first lease of tomorrow if today ends within `within`, so that no request waits for it.
-    pub fn prepare_tomorrow(self: &Arc<Self>, within: Duration) {
+    /// Asks for the first lease of tomorrow if today ends soon, so that no request waits for it. To be called at least once a
+    /// minute.
+    pub fn prepare_tomorrow(self: &Arc<Self>) {
         self.change(|state| {
             let ends = state.today(&self.context.clock).day.ends;
-            if ends.saturating_sub(self.context.clock.millis()) <= within.as_millis() as i64 {
+            let is_due = ends.saturating_sub(self.context.clock.millis()) <= PREPARE.as_millis() as i64;
+            if is_due && state.rows.all().all(|row| row.day.starts != ends) {
                 state.rows.add(CalendarDay::at(ends, &state.zone));
             }
         });
+    }
+
+    /// Before [`Self::set_zone`]: asks for the lease of the date there, which has to cover what is used of today. Returns
+    /// whether it is granted; more calls are needed until then.
+    pub(super) fn prepare_zone(self: &Arc<Self>, zone: &TimeZone) -> bool {
+        self.change(|state| {
+            let CalendarDay { date, .. } = state.today(&self.context.clock).day;
+            let day = CalendarDay::at(self.context.clock.millis(), zone);
+            let used = state.today(&self.context.clock).used();
+            day.date == date || state.rows.lease_ahead(day, used, state.limit)
+        })
     }
 
     /// Whether it counts nothing, of any day.

@@ -158,6 +158,21 @@ impl DayRows {
         }
     }
 
+    /// Asks for a lease of a day that may become the current one with `units` used. Returns whether it is granted.
+    pub(super) fn lease_ahead(&mut self, day: CalendarDay, units: u64, limit: DayLimit) -> bool {
+        self.add(day);
+        let Some(row) = self.rows.iter_mut().find(|row| row.day.date == day.date) else { return false };
+        let Reach { base, ahead, .. } = row.reach(Level::Lease, limit);
+        let units = units.max(base);
+        let at_most = limit.units.unwrap_or(u64::MAX).max(units);
+        let enough = (units + ahead / 2).min(at_most);
+        if row.lease.target().units < enough {
+            row.needs_lease = (units + ahead).min(at_most) - base;
+            row.changed = true;
+        }
+        row.lease.units >= enough
+    }
+
     fn forget_old(&mut self) {
         let mut position = 0;
         self.rows.retain(|row| {

@@ -151,6 +151,11 @@ impl Quota {
         self.change(|settings| settings.configured = quota.clone());
     }
 
+    /// Before a change of the zone; see [`DayCounter::prepare_zone`].
+    pub fn prepare_zone(&self, zone: &TimeZone) -> bool {
+        self.day.prepare_zone(zone)
+    }
+
     /// Changes the account's time zone; the day keeps its count.
     pub fn set_zone(&self, zone: &TimeZone) {
         self.day.set_zone(zone);

@@ -20,8 +20,6 @@ use crate::{
 const FIRST_LEASES: Duration = Duration::from_secs(1);
 /// Interval of the checks.
 const TICK: Duration = Duration::from_secs(1);
-/// Checks from one preparation of tomorrow to the next.
-const PREPARE: u32 = 30;
 /// How long a jump is reported.
 const REPORTED: Duration = Duration::from_secs(600);
 
@@ -41,11 +39,9 @@ pub(super) async fn first_leases(gateway: &Gateway) {
 pub(super) async fn watch(gateway: Arc<Gateway>, ledger: Arc<Ledger>, mut clock_mark: ClockMark) {
     let reports = &gateway.live.degraded;
     let mut clock = ClockWatch { jumps: clock_mark.expected(), jumped: None };
-    for tick in 1_u32.. {
+    loop {
         tokio::time::sleep(TICK).await;
-        if tick.is_multiple_of(PREPARE) {
-            gateway.prepare_tomorrow();
-        }
+        gateway.prepare_tomorrow();
         if ledger.is_healthy() {
             reports.withdraw(DegradedReason::DayCountsFailing, "");
         } else {

@@ -98,6 +98,7 @@ pub(super) fn compile(
         accounts.push(account);
     }
     // From here on nothing can fail.
+    counts.prepare_zones(config);
     for (account, settings) in accounts.iter().zip(&config.accounts) {
         account.budget.resize(&settings.budget);
         account.budget.set_zone(&settings.day_zone);

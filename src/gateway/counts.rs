@@ -4,7 +4,11 @@
 //! in the meantime: removes it and adds it again, changes its limits, its account or its time zone. With a ledger the counts
 //! outlive the process too. Never fails.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::tz::TimeZone;
 use parking_lot::Mutex;
@@ -14,8 +18,8 @@ use crate::{
     config::{AccountConfig, Config, ServiceConfig},
 };
 
-/// How long before the end of a day the next one is prepared.
-const PREPARE: Duration = Duration::from_secs(120);
+/// How long a change of a zone waits for the ledger. After that the first requests wait for it.
+const ZONE_WAIT: Duration = Duration::from_secs(1);
 
 /// What days are counted with.
 #[derive(Clone, Debug)]
@@ -93,7 +97,28 @@ impl Counts {
 
     /// Leases the first units of tomorrow where today ends soon.
     pub(super) fn prepare_tomorrow(&self) {
-        self.each(|_, day| day.prepare_tomorrow(PREPARE));
+        self.each(|_, day| day.prepare_tomorrow());
+    }
+
+    /// Leases units of the dates in the zones of a configuration that is to be put in force, so that no request waits for
+    /// that. Blocks, but not for long.
+    pub(super) fn prepare_zones(&self, config: &Config) {
+        const PAUSE: Duration = Duration::from_millis(2);
+        let end = Instant::now() + ZONE_WAIT;
+        while !self.zones_are_prepared(config) && Instant::now() < end {
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn zones_are_prepared(&self, config: &Config) -> bool {
+        let (quotas, budgets) = (self.quotas.lock(), self.budgets.lock());
+        let services = config.services.iter().filter_map(|service| {
+            Some(quotas.get(&service.name)?.prepare_zone(&config.accounts[service.account].day_zone))
+        });
+        let accounts = config.accounts.iter();
+        let accounts = accounts.filter_map(|account| Some(budgets.get(&account.name)?.prepare_zone(&account.day_zone)));
+        // All of them are asked for at once.
+        services.chain(accounts).fold(true, |all, is_prepared| all & is_prepared)
     }
 
     /// Whether the ledger has granted everything that was requested so far.

@@ -266,7 +266,10 @@ impl Book {
     pub(super) fn closing_batch(&mut self, counts: &[(CounterId, DayCount)]) -> WriteBatch {
         let (mut batch, _) = self.next_batch();
         for (id, count) in counts.iter().filter(|(id, count)| self.is_known(id, *count)) {
-            put(&mut batch, id, *count);
+            match count.used {
+                0 => batch.remove(&LEASES, &row_key(id, count.day.date)),
+                _ => put(&mut batch, id, *count),
+            }
         }
         batch
     }
@@ -288,15 +291,20 @@ impl Book {
             entry.mark = count.used;
             // If not, the slot's lease must not be below the store's.
             entry.lease = if stored { count.used } else { entry.lease.max(count.used) };
-            self.write_slot(key, marks)?;
+            match entry.record {
+                // Its row was removed. A row without a slot would count as used.
+                Some(record) if stored && count.used == 0 => marks.write(record, None)?,
+                _ => self.write_slot(key, marks)?,
+            }
         }
         Ok(())
     }
 
-    /// Whether there is something to write of a count.
-    fn is_known(&self, id: &CounterId, count: DayCount) -> bool {
-        let entry = self.entries.get(&SlotKey::new(id, count.day.date));
-        entry.map_or(count.used > 0, |entry| entry.latest.is_some() || entry.mark != count.used)
+    /// Whether there is something to write of a count. Days of which nothing is used are removed: a clock may have been
+    /// ahead when they were prepared.
+    fn is_known(&self, id: &CounterId, DayCount { day, used }: DayCount) -> bool {
+        let entry = self.entries.get(&SlotKey::new(id, day.date));
+        entry.map_or(used > 0, |entry| entry.latest.is_some() || entry.mark != used || used == 0)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -65,6 +65,54 @@ impl ManualLedger {
 fn context(ledger: &Arc<ManualLedger>) -> CounterContext {
     let ledger = Some(ledger.clone() as Arc<dyn DayLedger>);
     CounterContext { id: CounterId::Service("shop".into()), clock: WallClock::system(), ledger }
+}
+
+/// The ledger of a counter of `per_day` in Asia/Jakarta, which is used up by `used`, at an instant of 2026-11-30 there.
+fn in_jakarta(time: &str, per_day: u64, used: u32) -> (Arc<ManualLedger>, Arc<DayCounter>, &'static AtomicI64) {
+    let at: jiff::Timestamp = format!("2026-11-30T{time}+07:00").parse().unwrap();
+    let millis: &'static AtomicI64 = Box::leak(Box::new(AtomicI64::new(at.as_millisecond())));
+    let ledger = Arc::<ManualLedger>::default();
+    let context = CounterContext { clock: WallClock::stepped(millis), ..context(&ledger) };
+    let counter = DayCounter::new(Some(per_day), &TimeZone::get("Asia/Jakarta").unwrap(), context);
+    for _ in 0..used {
+        while ledger.grant() {}
+        counter.reserve(1).unwrap().keep();
+    }
+    while ledger.grant() {}
+    (ledger, counter, millis)
+}
+
+/// Issue: at each midnight, and at a change of the zone, requests waited for the disk, or were refused.
+#[test]
+fn no_request_waits_for_the_disk_because_another_day_begins() {
+    // Created right before midnight, or running until then.
+    for (time, step) in [("23:59:56", 4_000), ("23:00:00", 3_600_000)] {
+        let (ledger, counter, millis) = in_jakarta(time, 1_000, 3);
+        counter.prepare_tomorrow();
+        assert!(!ledger.grant(), "nothing is asked for an hour before");
+        millis.fetch_add(step - 1_000, Ordering::Relaxed);
+        counter.prepare_tomorrow();
+        while ledger.grant() {}
+        millis.fetch_add(1_000, Ordering::Relaxed);
+        assert_eq!(counter.today().used, 0);
+        let taken: Vec<_> = (0..40).map(|_| counter.reserve(1).unwrap()).collect();
+        assert_eq!(counter.close().iter().map(|count| count.used).sum::<u64>(), 3, "what is not used is given back");
+        drop(taken);
+    }
+    // It is still the day before in New York; nearly everything is used, or hardly anything.
+    let new_york = TimeZone::get("America/New_York").unwrap();
+    for used in [3, 700, 998, 1_000] {
+        let (ledger, counter, _) = in_jakarta("08:00:00", 1_000, used);
+        while !counter.prepare_zone(&new_york) {
+            assert!(ledger.grant(), "it asks for what it needs");
+        }
+        counter.set_zone(&new_york);
+        let left = 1_000 - used;
+        for _ in 0..left.min(40) {
+            counter.reserve(1).unwrap().keep();
+        }
+        assert_eq!(counter.today().used, u64::from(used + left.min(40)));
+    }
 }
 
 fn far() -> Instant {

@@ -6,8 +6,11 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, header::RETRY_AFTER};
-use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
+use http::{
+    HeaderMap, HeaderName,
+    header::{DATE, RETRY_AFTER},
+};
+use jiff::Timestamp;
 
 /// Whole seconds, rounded up, at least 1: a client that waits this long is never too early.
 pub fn whole_seconds(wait: Duration) -> Duration {
@@ -18,30 +21,35 @@ pub fn whole_seconds(wait: Duration) -> Duration {
 /// Longer waits count as this one.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-/// The wait that the `Retry-After` of a response names: seconds, or a date (RFC 9110, section 10.2.3). The longest, if there
-/// are several, on lines of their own or in a list: two servers on the way may each have added theirs. `None` if none is
-/// either.
+/// The wait that the `Retry-After` of a response names: seconds, or a date in any of the three forms (RFC 9110, sections
+/// 10.2.3 and 5.6.7). The longest, if there are several, on lines of their own or in a list: two servers on the way may each
+/// have added theirs. A date is measured from the `Date` of the response, so that it does not matter whose clock is wrong;
+/// from `now` without one. `None` if none is either.
 pub fn named(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let texts = headers.get_all(RETRY_AFTER).into_iter().filter_map(|value| value.to_str().ok());
-    Some(texts.filter_map(|text| longest(text, now)).max()?.min(LONGEST))
+    let texts = |name: HeaderName| headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    let sent = texts(DATE).find_map(date).unwrap_or(now);
+    Some(texts(RETRY_AFTER).filter_map(|text| longest(text, sent)).max()?.min(LONGEST))
 }
 
 /// The longest wait of a list. A date has a comma of its own.
-fn longest(text: &str, now: Timestamp) -> Option<Duration> {
+fn longest(text: &str, sent: Timestamp) -> Option<Duration> {
     let items: Vec<&str> = text.split(',').collect();
-    let single = items.iter().filter_map(|item| parse(item, now));
-    let dates = items.windows(2).filter_map(|date| parse(&date.join(","), now));
+    let single = items.iter().filter_map(|item| parse(item, sent));
+    let dates = items.windows(2).filter_map(|date| parse(&date.join(","), sent));
     single.chain(dates).max()
 }
 
-fn parse(value: &str, now: Timestamp) -> Option<Duration> {
+fn date(value: &str) -> Option<Timestamp> {
+    Timestamp::try_from(httpdate::parse_http_date(value.trim()).ok()?).ok()
+}
+
+fn parse(value: &str, sent: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         // Digits that do not fit name a very long wait, too.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
-    let at = DateTimeParser::new().parse_timestamp(value).ok()?;
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+    Some(Duration::try_from(date(value)?.duration_since(sent)).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -68,9 +76,22 @@ mod tests {
         };
         let parse = |value| named(&[value]);
         assert_eq!((parse("0"), parse(" 120 "), parse("86400")), (Some(0), Some(120), Some(86_400)));
-        assert_eq!(named(&[]), None);
-        assert_eq!(parse("Tue, 24 Nov 2026 02:01:30 GMT"), Some(90));
+        assert_eq!((named(&[]), named(&["1", "3600", "soon", "60"])), (None, Some(3_600)), "the longest");
+        // IMF-fixdate, RFC 850, asctime.
+        for date in ["Tue, 24 Nov 2026 02:01:30 GMT", "Tuesday, 24-Nov-26 02:01:30 GMT", "Tue Nov 24 02:01:30 2026"] {
+            assert_eq!(parse(date), Some(90), "{date}");
+            assert_eq!(named(&["30", date]), Some(90), "{date}");
+        }
         assert_eq!(parse("Tue, 24 Nov 2026 01:01:30 GMT"), Some(0), "in the past");
+        // Fastrac's clock is ten minutes ahead, or an hour behind.
+        for sent in ["Tue, 24 Nov 2026 02:10:00 GMT", "Tuesday, 24-Nov-26 01:00:00 GMT"] {
+            let until = date(sent).unwrap() + jiff::SignedDuration::from_secs(5);
+            let until = until.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+            let headers = [(DATE, sent), (RETRY_AFTER, until.as_str())];
+            let headers = headers.map(|(name, value)| (name, HeaderValue::from_str(value).unwrap()));
+            let wait = super::named(&HeaderMap::from_iter(headers), "2026-11-24T02:00:00Z".parse().unwrap());
+            assert_eq!(wait, Some(Duration::from_secs(5)), "{sent}");
+        }
         for neither in ["", "-1", "1.5", "soon", "2026-11-24", ",", "1;2"] {
             assert_eq!(parse(neither), None, "{neither}");
         }

@@ -5,7 +5,7 @@
 //! budget of 128 reads is up to 50 MiB of them). So a poll ends after [`TURN`] bytes, and a response fails whose head has
 //! not come within [`HEAD`] bytes and [`MAX_INTERIM`] interim responses.
 //!
-//! What always holds: bytes and their order are unchanged; a read that is put off wakes its task. Writes are not touched.
+//! What always holds: bytes and their order are unchanged; a read that is put off wakes its task. Writes are only noted.
 //! Must not know what is read. Fails as the inner stream does, and with `InvalidData` where the head is too long.
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
 };
@@ -49,12 +49,15 @@ struct Left {
     interim: AtomicUsize,
     /// Bytes that may be read in this poll.
     turn: AtomicUsize,
+    /// Since the request began, the inner stream was given bytes to write.
+    written: AtomicBool,
 }
 
 impl ReadLimits {
     /// `request` will be sent. The read before it, which looks for bytes that no response is due for, is not put off.
     pub(crate) fn begin_request<B>(&self, request: &mut Request<B>) {
         self.reset();
+        self.0.written.store(false, Relaxed);
         let left = self.0.clone();
         hyper::ext::on_informational(request, move |_| match left.interim.load(Relaxed) {
             0 => left.head.store(0, Relaxed),
@@ -66,6 +69,11 @@ impl ReadLimits {
         self.0.head.store(HEAD, Relaxed);
         self.0.interim.store(MAX_INTERIM, Relaxed);
         self.0.turn.store(TURN, Relaxed);
+    }
+
+    /// Whether bytes of the request may have left. False for one that was dropped before its first write.
+    pub(crate) fn has_written(&self) -> bool {
+        self.0.written.load(Relaxed)
     }
 
     /// The head of its response has come.
@@ -80,6 +88,7 @@ impl Default for ReadLimits {
             head: AtomicUsize::new(HEAD),
             interim: AtomicUsize::new(MAX_INTERIM),
             turn: AtomicUsize::new(TURN),
+            written: AtomicBool::new(false),
         }))
     }
 }
@@ -134,6 +143,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for LimitedRead<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedRead<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.limits.0.written.store(true, Relaxed);
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -142,6 +152,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedRead<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.limits.0.written.store(true, Relaxed);
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 

@@ -32,6 +32,7 @@ use crate::{
     attempts::{Attempts, Sending},
     connector::ConnectError,
     keys::Lease,
+    limited_read::ReadLimits,
     memory::{ClaimedBuffer, MemoryAllowance, MemoryExhausted},
     outcome::{Code, Evidence, RetryReason},
     retry_after,
@@ -187,18 +188,20 @@ pub struct Accounting<'a> {
 }
 
 impl Accounting<'_> {
-    fn sending(&mut self) -> Departure<'_> {
-        Departure { spent: self.spent, sending: Some(self.attempts.sending()), count: self.count }
+    fn sending(&mut self, limits: ReadLimits) -> Departure<'_> {
+        Departure { spent: self.spent, sending: Some(self.attempts.sending()), count: self.count, limits }
     }
 }
 
 /// A request whose bytes may be leaving. It counts as sent and spent once this is dropped, also if the future that holds
-/// it is dropped.
+/// it is dropped; not if that happens before the first write, because the connection goes with it.
 #[must_use = "dropping it means that the request may have been sent"]
 struct Departure<'a> {
     spent: &'a mut Spent,
     sending: Option<Sending<'a>>,
     count: &'a (dyn Fn() + Send + Sync),
+    /// Of the connection.
+    limits: ReadLimits,
 }
 
 impl Departure<'_> {
@@ -212,9 +215,13 @@ impl Departure<'_> {
 
 impl Drop for Departure<'_> {
     fn drop(&mut self) {
-        if self.sending.is_some() {
+        let Some(sending) = self.sending.take() else { return };
+        if self.limits.has_written() {
+            drop(sending);
             self.spent.sent();
             (self.count)();
+        } else {
+            sending.handed_back();
         }
     }
 }
@@ -245,7 +252,7 @@ pub async fn send(
         if lease.is_revoked() {
             return Err(Failure::Revoked);
         }
-        let (departure, sent_at) = (accounting.sending(), Instant::now());
+        let (departure, sent_at) = (accounting.sending(connection.limits()), Instant::now());
         match connection.send(request).await {
             Ok(response) => {
                 drop(departure);

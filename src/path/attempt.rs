@@ -117,7 +117,10 @@ impl PreparedAttempt {
         let began = timer.began();
         let bounds = bounds(call, attempts, began);
         attempts.begin(lease.version_text());
-        let count = || call.count_sent();
+        let count = || {
+            timer.sent();
+            call.count_sent();
+        };
         let accounting = Accounting { spent: &mut spent, attempts, count: &count };
         let sent = upstream::send(&call.worker.pool, keyed, accounting, bounds).await;
         let status = sent.as_ref().ok().map(|answer| answer.status.as_u16());

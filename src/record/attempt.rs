@@ -1,12 +1,16 @@
 //! Times one attempt to send a request to Fastrac, and counts it. Never fails.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use super::{handles::CountedAttempt, recorder::Recorder};
 
-/// An attempt in progress. It is counted when this is dropped, also if the caller leaves: Fastrac counts it too.
+/// An attempt in progress. It is counted when this is dropped, also if the caller leaves after it was sent: Fastrac counts
+/// it too.
 pub struct AttemptTimer<'a> {
     recorder: &'a Recorder,
     account: usize,
@@ -14,17 +18,31 @@ pub struct AttemptTimer<'a> {
     began: Instant,
     status: Option<u16>,
     took: Option<Duration>,
+    sent: AtomicBool,
 }
 
 impl<'a> AttemptTimer<'a> {
     /// Starts the clock; account and operation by their indices.
     pub fn start(recorder: &'a Recorder, account: usize, operation: usize) -> Self {
-        AttemptTimer { recorder, account, operation, began: Instant::now(), status: None, took: None }
+        AttemptTimer {
+            recorder,
+            account,
+            operation,
+            began: Instant::now(),
+            status: None,
+            took: None,
+            sent: AtomicBool::new(false),
+        }
     }
 
     /// When its clock was started.
     pub fn began(&self) -> Instant {
         self.began
+    }
+
+    /// The request may have been sent.
+    pub fn sent(&self) {
+        self.sent.store(true, Relaxed);
     }
 
     /// Stops the clock. `status`: that of Fastrac's response, if there is one.
@@ -36,6 +54,10 @@ impl<'a> AttemptTimer<'a> {
 
 impl Drop for AttemptTimer<'_> {
     fn drop(&mut self) {
+        if self.took.is_none() && !self.sent.load(Relaxed) {
+            // The caller left while a connection was being opened.
+            return;
+        }
         self.recorder.count_attempt(CountedAttempt {
             account: self.account,
             operation: Some(self.operation),

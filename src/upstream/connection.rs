@@ -111,6 +111,11 @@ impl UpstreamConnection {
         }
     }
 
+    /// What knows whether bytes of the request have left.
+    pub(super) fn limits(&self) -> ReadLimits {
+        self.limits.clone()
+    }
+
     /// The next frame of a response's body; `None` at its end.
     pub(super) async fn frame(
         &mut self,

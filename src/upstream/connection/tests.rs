@@ -62,6 +62,24 @@ async fn a_moment() {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
+/// Issue: a caller that left at that moment had paid for a request of which Fastrac got no byte.
+#[tokio::test]
+async fn a_request_that_is_dropped_before_its_first_write_has_not_left() {
+    for polls in 0..=2 {
+        let (pool, destination, mut peer) = idle().await;
+        let mut connection = pool.take(&destination, Instant::now(), soon()).unwrap();
+        let limits = connection.limits();
+        let mut sent = Box::pin(connection.send(request("/second")));
+        let mut context = Context::from_waker(Waker::noop());
+        (0..polls).for_each(|_| assert!(sent.as_mut().poll(&mut context).is_pending()));
+        drop(sent);
+        drop(connection);
+        // The first poll defers the write. Before it, the flag is that of the request before.
+        assert_eq!(limits.has_written(), polls != 1, "{polls}");
+        assert_eq!(heard(&mut peer).await.contains("/second"), polls == 2, "{polls}");
+    }
+}
+
 #[tokio::test]
 async fn an_idle_connection_carries_the_next_request() {
     let (pool, destination, mut peer) = idle().await;

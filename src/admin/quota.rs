@@ -68,11 +68,12 @@ pub(super) async fn set(
 ) -> Result<Json<QuotaChange>, AdminError> {
     let now = Overrides::now();
     let set = wanted(&request, now)?.map(|limits| SetOverride { limits, by: by.clone(), since: now });
+    let (service, reason) = (&request.service, request.reason.trim());
+    subject.name("service", service.as_str());
+    subject.name("reason", reason);
     let gateway = &state.admin.gateway;
     let changed = gateway.override_quota(&request.service, set.as_ref()).map_err(not_overridden)?;
     let replaced = changed.replaced;
-    let (service, reason) = (&request.service, request.reason.trim());
-    subject.name("service", service.as_str());
     match &set {
         Some(SetOverride { limits, .. }) => {
             let QuotaOverride { second, day, block, until, .. } = limits;

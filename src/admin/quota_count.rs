@@ -66,6 +66,7 @@ pub(super) async fn set(
         }
     }
     subject.name("used_today", used_today);
+    subject.name("reason", reason.trim());
     tracing::warn!(service, account, by, used_before, used_today, reason, "an operator has set the count of the day");
     if !is_recorded(&counter).await {
         let message = "this counts, but could not be stored, so that it may be lost with a restart";

@@ -380,6 +380,9 @@ fn the_command_line_changes_and_shows_a_quota() {
     assert!(code == Some(0) && cleared.starts_with("poor: as configured\nreplaced: blocked until"), "{cleared}");
     let audit = std::fs::read_to_string(gateway.folder.path().join("state/audit.jsonl")).unwrap_or_default();
     assert!(audit.contains("\"replaced\":\"blocked until"), "{audit}");
+    for reason in ["too much", "stolen key", "sale", "over"] {
+        assert!(audit.contains(&format!("\"reason\":\"{reason}\"")), "{reason}: {audit}");
+    }
     assert_eq!(run(&["show", "nobody"]).0, Some(2));
     for wrong in [
         &["set", "poor", "--per-day", "7", "--reason", "x"][..],

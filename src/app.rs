@@ -19,7 +19,7 @@ mod stop;
 use std::{
     io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Once},
     time::Duration,
 };
@@ -29,7 +29,7 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::Semaphore, task::JoinHandl
 use crate::{
     admin::{self, Admin, Audit, AuditError},
     cache::snapshot_file::SnapshotFile,
-    config::Config,
+    config::{Config, LogTarget},
     connector::Connector,
     degraded::{DegradedReason, DegradedReports},
     edge::{
@@ -153,15 +153,14 @@ impl App {
         let tls = Arc::new(TlsListeners::open(&config.listen, &metrics)?);
         // The store first: the error for a second process on the same folder then names the folder.
         let state = &config.state.dir;
-        let (has_store, has_marks) = (store::exists(state, StoreKind::STATE), ledger::exists(state));
-        let is_new = !has_store && !has_marks && !clock_mark::exists(state);
+        let (has_store, is_new) = (store::exists(state, StoreKind::STATE), is_first_start(&config));
         let store = Store::open(state)?;
         // Before anything whose time may be over.
         let clock_mark = ClockMark::open(state);
         let control = control_runtime()?;
         let ledger = control.block_on(Ledger::open(state, store.clone(), is_new))?;
         let degraded = Arc::<DegradedReports>::default();
-        if has_marks && !has_store {
+        if !is_new && !has_store {
             control.spawn(report_lost_store(degraded.clone(), config.orders.remember));
         }
         let log = ExchangeLog::open(&config.log, &metrics, &degraded)?;
@@ -298,10 +297,19 @@ impl App {
     }
 }
 
+/// Whether no gateway has run in `state.dir` before: each file that one leaves there shows that, whichever were lost.
+fn is_first_start(config: &Config) -> bool {
+    let dir = &config.state.dir;
+    let is_written = |path: &Path| path.metadata().is_ok_and(|found| found.len() > 0);
+    let has_log = matches!(&config.log.exchanges, LogTarget::File(path) if is_written(path));
+    let has_store = [StoreKind::STATE, StoreKind::ORDERS].iter().any(|kind| store::exists(dir, *kind));
+    !(has_store || has_log || ledger::exists(dir) || clock_mark::exists(dir) || SnapshotFile::exists(dir))
+}
+
 /// Reports that a start found no state store where there was one, for as long as keys are remembered: a repeated order may
 /// be one that was sent before.
 async fn report_lost_store(reports: Arc<DegradedReports>, remembered: Duration) {
-    let lost = "state.redb was missing at the start, but day-marks shows that there was one: orders, Idempotency-Keys, \
+    let lost = "state.redb was missing at the start, but other files show that there was one: orders, Idempotency-Keys, \
                 revoked key versions and overrides from before are not known, and a repeated order is sent again";
     tracing::error!("{lost}; compare with Fastrac, or stop the gateway and restore a copy");
     reports.report(DegradedReason::StoreLost, "", format!("state store: {lost}"));

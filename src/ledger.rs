@@ -31,7 +31,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-pub use self::marks_file::{MarksSummary, exists, inspect};
+pub use self::marks_file::{MarksSummary, inspect};
 use self::{
     book::{Book, RestoredDays, days_of},
     bucket_marks::BucketMarks,
@@ -55,6 +55,11 @@ pub enum LedgerError {
     /// The leases cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Whether there is a file of a ledger in `dir`, damaged or not.
+pub fn exists(dir: &Path) -> bool {
+    marks_file::exists(dir) || bucket_marks::exists(dir) || throttles::exists(dir)
 }
 
 /// The ledger in `state.dir`.

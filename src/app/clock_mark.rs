@@ -8,7 +8,7 @@ use std::{
     fs::{File, OpenOptions},
     io::Read as _,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -27,9 +27,14 @@ pub(super) fn exists(dir: &Path) -> bool {
     dir.join(FILE).exists()
 }
 
+fn open(path: &Path) -> Option<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).ok()
+}
+
 /// The open file.
 #[derive(Debug)]
 pub(super) struct ClockMark {
+    path: PathBuf,
     file: Option<File>,
     boot: u64,
     /// Milliseconds, as written.
@@ -41,8 +46,8 @@ pub(super) struct ClockMark {
 impl ClockMark {
     /// Reads the file in `dir`, and tells [`clock_jumps`] what the wall clock should show.
     pub(super) fn open(dir: &Path) -> Self {
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
-        let mut file = options.open(dir.join(FILE)).ok();
+        let path = dir.join(FILE);
+        let mut file = open(&path);
         let mut text = String::new();
         let read = file.as_mut().and_then(|file| file.read_to_string(&mut text).ok());
         let boot = uptime::boot();
@@ -52,7 +57,7 @@ impl ClockMark {
             expected.wall = wall;
             clock_jumps::expect(expected);
         }
-        let mut mark = ClockMark { file, boot, offset, expected };
+        let mut mark = ClockMark { path, file, boot, offset, expected };
         mark.write();
         mark
     }
@@ -62,8 +67,11 @@ impl ClockMark {
         self.expected
     }
 
-    /// Writes what has changed.
+    /// Writes what has changed, all of it if the file was removed.
     pub(super) fn write(&mut self) {
+        if !self.path.exists() {
+            (self.file, self.offset) = (open(&self.path), None);
+        }
         let now = clock_jumps::agreed_offset(uptime::since_boot());
         let Some(offset) = now.filter(|now| self.offset.is_none_or(|known| (known - now).abs() >= FINE)) else {
             return;
@@ -102,6 +110,10 @@ mod tests {
         let Some(offset) = mark.offset else { return };
         let again = ClockMark::open(dir.path());
         assert!(off(&again).abs() < 5.0);
+        std::fs::remove_file(dir.path().join(FILE)).unwrap();
+        let mut again = again;
+        again.write();
+        assert!(ClockMark::open(dir.path()).offset.is_some(), "it is written again");
         // An hour less: the clock is ahead.
         let text = format!("{:016x} {:+021}\n", mark.boot, offset - 3_600_000);
         assert_eq!(parse(&text, mark.boot), Some(offset - 3_600_000));

@@ -54,6 +54,11 @@ impl SnapshotFile {
         SnapshotFile { dir: dir.to_owned(), writing: Mutex::new(()), naming: Mutex::new(()), due: Notify::new() }
     }
 
+    /// Whether there is one in `dir`.
+    pub fn exists(dir: &Path) -> bool {
+        dir.join(FILE).exists()
+    }
+
     /// A snapshot is to be written now, or removed: the cache or the configuration has changed.
     pub fn make_due(&self) {
         self.due.notify_one();

@@ -19,6 +19,11 @@ use crate::admission::{BucketMark, BucketStart, CounterId};
 /// The file in `state.dir`.
 const FILE: &str = "bucket-marks";
 
+/// Whether there is a file in `dir`.
+pub(super) fn exists(dir: &Path) -> bool {
+    dir.join(FILE).exists()
+}
+
 /// What buckets begin with.
 #[derive(Debug)]
 pub(super) struct BucketMarks {

@@ -89,6 +89,7 @@ pub fn inspect(dir: &Path) -> io::Result<Option<MarksSummary>> {
     let bytes = match fs::read(dir.join(FILE)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Vec::new(),
         Err(error) => return Err(error),
     };
     let loaded = load(&bytes);
@@ -97,26 +98,45 @@ pub fn inspect(dir: &Path) -> io::Result<Option<MarksSummary>> {
     Ok(Some(MarksSummary { is_readable, counts: loaded.slots.len(), damaged: loaded.damaged }))
 }
 
-/// Whether there is a file in `dir`. A gateway that has started there, with its state store, has made one.
-pub fn exists(dir: &Path) -> bool {
-    dir.join(FILE).exists()
+/// Whether there is a file in `dir`, or one that could not be read.
+pub(super) fn exists(dir: &Path) -> bool {
+    [FILE, UNREADABLE].iter().any(|file| fs::symlink_metadata(dir.join(file)).is_ok())
+}
+
+/// Keeps what is at the place of the file, and cannot be read as one, under another name.
+fn set_aside(dir: &Path) -> io::Result<()> {
+    let (from, to) = (dir.join(FILE), dir.join(UNREADABLE));
+    fs::rename(&from, &to).or_else(|_| {
+        // One of the two is a folder, and the other one is not.
+        fs::remove_file(&to).or_else(|_| fs::remove_dir(&to))?;
+        fs::rename(&from, &to)
+    })?;
+    tracing::error!(kept_as = UNREADABLE, "the file of day marks is damaged: the state store decides");
+    Ok(())
+}
+
+fn is_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
 impl MarksFile {
     /// Opens the file, creating it if it is missing.
     pub(super) fn open(dir: &Path) -> io::Result<(Self, LoadedMarks)> {
         let path = dir.join(FILE);
+        let was_folder = is_folder(&path);
+        if was_folder {
+            set_aside(dir)?;
+        }
         let mut file = open(&path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        let is_new = bytes.is_empty();
+        let is_new = bytes.is_empty() && !was_folder;
         let loaded = load(&bytes);
         let loaded = match loaded {
             Some(loaded) => loaded,
             None => {
-                if !is_new {
-                    fs::rename(&path, dir.join(UNREADABLE))?;
-                    tracing::error!(kept_as = UNREADABLE, "the file of day marks is damaged: the state store decides");
+                if !bytes.is_empty() {
+                    set_aside(dir)?;
                     file = open(&path)?;
                 }
                 file.write_all_at(&HEADER, 0)?;
@@ -162,6 +182,9 @@ impl MarksFile {
         let file = open(&new)?;
         file.set_len(0)?;
         file.write_all_at(&HEADER, 0)?;
+        if is_folder(&self.dir.join(FILE)) {
+            set_aside(&self.dir)?;
+        }
         fs::rename(new, self.dir.join(FILE))?;
         File::open(&self.dir)?.sync_all()?;
         (self.file, self.records) = (file, 0);
@@ -216,7 +239,9 @@ mod tests {
     #[test]
     fn a_file_that_is_lost_is_noticed_and_replaced() {
         type Loss = fn(&Path);
-        let losses: [(Loss, LostMarks); 5] = [
+        let losses: [(Loss, LostMarks); 7] = [
+            (replace_by_folder, LostMarks::Replaced),
+            (replace_by_folder, LostMarks::Replaced),
             (|path| fs::remove_file(path).unwrap(), LostMarks::Gone),
             (|path| fs::rename(path, path.with_extension("old")).unwrap(), LostMarks::Gone),
             (|path| fs::rename(path.with_extension("old"), path).unwrap(), LostMarks::Replaced),
@@ -239,6 +264,27 @@ mod tests {
             file.write(2, Some(&slot)).unwrap();
             assert_eq!(MarksFile::open(dir.path()).unwrap().1.slots, [(2, slot)]);
         }
+    }
+
+    fn replace_by_folder(path: &Path) {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    }
+
+    #[test]
+    fn a_folder_in_its_place_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        for _ in 0..2 {
+            fs::write(dir.path().join(UNREADABLE), "from before").unwrap();
+            drop(MarksFile::open(dir.path()).unwrap());
+            replace_by_folder(&path);
+            assert!(inspect(dir.path()).unwrap().is_some_and(|summary| !summary.is_readable));
+            let (_, loaded) = MarksFile::open(dir.path()).unwrap();
+            assert!(loaded.is_unreadable && !loaded.is_new && is_folder(&dir.path().join(UNREADABLE)));
+            fs::remove_dir(dir.path().join(UNREADABLE)).unwrap();
+        }
+        assert_eq!(inspect(dir.path()).unwrap().map(|summary| summary.is_readable), Some(true));
     }
 
     #[test]

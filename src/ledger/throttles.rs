@@ -8,6 +8,8 @@
 
 use std::{
     collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -18,6 +20,11 @@ use crate::admission::{BucketMark, CounterId};
 /// The file in `state.dir`.
 const FILE: &str = "throttles";
 
+/// Whether there is a file in `dir`.
+pub(super) fn exists(dir: &Path) -> bool {
+    dir.join(FILE).exists()
+}
+
 /// What limit responses have taught about an account.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Throttle {
@@ -26,12 +33,30 @@ pub(super) struct Throttle {
     pub(super) at: Instant,
 }
 
+/// Which file is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileStamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+}
+
+impl FileStamp {
+    /// `None`: there is none.
+    fn of(path: &Path) -> Option<Self> {
+        let found = fs::symlink_metadata(path).ok()?;
+        Some(FileStamp { device: found.dev(), inode: found.ino(), length: found.len() })
+    }
+}
+
 /// By account.
 #[derive(Debug)]
 pub(super) struct Throttles {
     path: PathBuf,
     boot: u64,
     known: HashMap<CounterId, Throttle>,
+    /// The file as it was read or written last.
+    written: Option<FileStamp>,
     /// The file lacks something.
     is_unwritten: bool,
     is_failing: bool,
@@ -47,7 +72,8 @@ impl Throttles {
             let marks = file.marks().map(|(id, mark)| (id, mark.used_up_after(age)));
             marks.filter(|(_, mark)| mark.is_limited()).map(|(id, mark)| (id, Throttle { mark, at })).collect()
         });
-        Throttles { path, boot, known, is_unwritten: false, is_failing: false }
+        let written = FileStamp::of(&path);
+        Throttles { path, boot, known, written, is_unwritten: false, is_failing: false }
     }
 
     pub(super) fn known(&self) -> &HashMap<CounterId, Throttle> {
@@ -59,6 +85,14 @@ impl Throttles {
         self.is_unwritten = true;
     }
 
+    /// Has the file written again if it is removed or replaced; to be called again and again.
+    pub(super) fn check(&mut self) {
+        if !self.known.is_empty() && !self.is_unwritten && self.written != FileStamp::of(&self.path) {
+            tracing::error!("the file of throttles was lost; it is written again");
+            self.is_unwritten = true;
+        }
+    }
+
     /// Writes what is not written yet; to be called again and again.
     pub(super) fn write(&mut self) {
         if !self.is_unwritten {
@@ -68,6 +102,7 @@ impl Throttles {
         let marks = self.known.iter().map(|(id, Throttle { mark, at })| (id, mark.used_up_after(at.elapsed())));
         let written = BucketFile::new(self.boot, marks).write(&self.path);
         self.is_unwritten = written.is_err();
+        self.written = FileStamp::of(&self.path);
         if let Err(error) = written
             && !std::mem::replace(&mut self.is_failing, true)
         {
@@ -79,7 +114,7 @@ impl Throttles {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, time::Duration};
+    use std::time::Duration;
 
     use super::*;
 
@@ -110,6 +145,35 @@ mod tests {
             for name in ["a", "b"] {
                 let (rest, part) = known(&throttles, name).unwrap();
                 assert!(rest <= PAUSE + Duration::from_millis(2) && rest > PAUSE / 2 && part == 500_000, "{rest:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_lost_is_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let mut throttles = Throttles::read(dir.path(), 1);
+        throttles.check();
+        throttles.write();
+        assert!(!path.exists(), "there is nothing to write");
+        throttles.record(account("a"), Throttle { mark: MARK, at: Instant::now() });
+        throttles.write();
+        let losses: [fn(&Path); 3] = [
+            |path| fs::remove_file(path).unwrap(),
+            |path| fs::rename(path, path.with_extension("old")).unwrap(),
+            |path| fs::write(path, "").unwrap(),
+        ];
+        // Also by the process after the one that wrote it.
+        for restarts in [false, true] {
+            for lose in losses {
+                if restarts {
+                    throttles = Throttles::read(dir.path(), 1);
+                }
+                lose(&path);
+                throttles.check();
+                throttles.write();
+                assert!(known(&Throttles::read(dir.path(), 1), "a").is_some());
             }
         }
     }

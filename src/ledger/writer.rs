@@ -147,8 +147,8 @@ impl LedgerWriter {
                     }
                 }
             }
-            self.throttles.write();
             self.check_file();
+            self.throttles.write();
             self.write();
         }
     }
@@ -160,6 +160,7 @@ impl LedgerWriter {
             return;
         }
         self.check_at = now + CHECK;
+        self.throttles.check();
         let Err(lost) = self.marks.check() else { return self.health.file_lost.store(false, Ordering::Relaxed) };
         let recreated = self.marks.recreate();
         let is_known = self.health.file_lost.swap(recreated.is_err(), Ordering::Relaxed);

@@ -511,6 +511,19 @@ fn a_clock_that_jumps_for_a_moment_ends_no_override() {
     end(&faults.clock_ahead());
 }
 
+/// Removes all other files of a folder.
+fn keep_only(state: &Path, name: &str) {
+    assert!(state.join(name).exists(), "{name}");
+    for entry in fs::read_dir(state).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_file() && !path.ends_with(name) {
+            fs::remove_file(path).expect("removed");
+        } else if path.is_dir() {
+            fs::remove_dir_all(path).expect("removed");
+        }
+    }
+}
+
 /// Both records of the day are lost: nobody knows what was used, so `degraded` says so until an operator sets the count.
 #[test]
 fn a_loss_of_both_records_is_reported_until_the_count_is_set() {
@@ -519,9 +532,17 @@ fn a_loss_of_both_records_is_reported_until_the_count_is_set() {
     let configuration = configuration(&fastrac, "per_day = 60").replace("[limits]", &admin);
     let mut program = Program::start(&configuration, ACCESS, SECRET);
     let state = program.file("state");
-    let losses: [fn(&Path); 2] = [
+    let losses: [fn(&Path); 6] = [
         |state| fs::remove_file(state.join("day-marks")).expect("removed"),
         |state| fs::write(state.join("day-marks"), "garbage").expect("written"),
+        |state| {
+            fs::remove_file(state.join("day-marks")).expect("removed");
+            fs::create_dir(state.join("day-marks")).expect("created");
+        },
+        // All but one file; each shows that a gateway ran here.
+        |state| keep_only(state, "exchanges.jsonl"),
+        |state| keep_only(state, "orders.redb"),
+        |state| keep_only(state, "clock-mark"),
     ];
     let used = |program: &Program| {
         let metrics = program.admin_page("/metrics").text();
@@ -536,13 +557,15 @@ fn a_loss_of_both_records_is_reported_until_the_count_is_set() {
     };
     assert!(!is_reported(&program), "a new folder has lost nothing");
     assert_eq!(quotes(&program, 20), 20);
-    for lose in losses {
+    let log = state.join("exchanges.jsonl");
+    until("the log is written", || log.metadata().is_ok_and(|found| found.len() > 0));
+    for (number, lose) in losses.into_iter().enumerate() {
         program.signal(Signal::KILL);
         program.ends(Duration::from_secs(5));
-        fs::remove_file(state.join("state.redb")).expect("removed");
         lose(&state);
+        let _ = fs::remove_file(state.join("state.redb"));
         program.start_again();
-        assert!(is_reported(&program) && used(&program) == 0);
+        assert_eq!((is_reported(&program), used(&program)), (true, 0), "loss {number}");
         let count = |more: &[&str]| {
             let output = std::process::Command::new(env!("CARGO_BIN_EXE_fastrac-gateway"))
                 .args(["quota", "count"])

@@ -103,7 +103,8 @@ pub struct LastCounts {
 }
 
 impl DayCounter {
-    /// A counter with the days that its ledger knows. It asks for the first lease of today, and of tomorrow if that is near. `None` counts without a limit.
+    /// A counter with the days that its ledger knows. It asks for the first lease of today, and of tomorrow if that is
+    /// near. `None` counts without a limit.
     pub(super) fn new(limit: impl Into<DayLimit>, zone: &TimeZone, context: impl Into<CounterContext>) -> Arc<Self> {
         let context = context.into();
         let restored = context.ledger.as_ref().map(|ledger| ledger.restore(&context.id));

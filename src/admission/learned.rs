@@ -1,7 +1,8 @@
 //! What Fastrac's limit responses teach: a pause for the whole account, and a lower rate.
 //!
-//! A limit response (429, or a limit message) pauses the account until the time that it names, and halves its rate, once for each pause: responses to requests that were sent before the rate fell say nothing new. The rate climbs
-//! back by a tenth of the configured one each [`CLIMB_EVERY`] without a limit response.
+//! A limit response (429, or a limit message) pauses the account until the time that it names, and halves its rate, once
+//! for each pause: responses to requests that were sent before the rate fell say nothing new. The rate climbs back by a
+//! tenth of the configured one each [`CLIMB_EVERY`] without a limit response.
 //!
 //! Pure: times are nanoseconds that only grow. Knows neither requests nor buckets. Never fails.
 

@@ -3,10 +3,10 @@
 //! The same code for a miss, a response that is stale, and a refresh. What always holds: a fill belongs to none of the
 //! requests that wait for it: it runs in a task that `drain` waits for, has the operation's own timeout and the highest
 //! of their priorities, and what it fetches is stored whoever has left meanwhile; one that no caller has begun has a
-//! line of its own in the exchange log, and so have the attempts after the line of the caller that has begun it. Only a response that may be stored replaces one that is; a good one is not
-//! given up for an error, nor for one "Data not found" that nobody asked for; a caller that has a stale response to
-//! fall back on gets that instead of anything else, in time. Must not know headers, or how a request is sent. Fails
-//! with the [`Refusal`] of the fetch.
+//! line of its own in the exchange log, and so have the attempts after the line of the caller that has begun it. Only a
+//! response that may be stored replaces one that is; a good one is not given up for an error, nor for one "Data not
+//! found" that nobody asked for; a caller that has a stale response to fall back on gets that instead of anything else,
+//! in time. Must not know headers, or how a request is sent. Fails with the [`Refusal`] of the fetch.
 
 use std::sync::Arc;
 

@@ -89,13 +89,12 @@ impl Answer {
         retry_after::named(&self.headers, Timestamp::now())
     }
 
-    /// Has it name `wait` (whole seconds, rounded up) where it names a shorter time or none, so that who waits as long is
-    /// not refused. What is no time is replaced: a caller's library may take it for an error, or for ever.
+    /// Has it name `wait`, or the time that it names if that is longer: once, in whole seconds, rounded up, so that who
+    /// waits as long is not refused. A date is by Fastrac's clock, which may not be the caller's, and what is no time may be
+    /// an error, or for ever, for a caller's library.
     pub fn wait_at_least(&mut self, wait: Duration) {
-        if self.wait_named().is_none_or(|named| named < wait) {
-            let seconds = retry_after::whole_seconds(wait).as_secs();
-            self.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
+        let wait = self.wait_named().map_or(wait, |named| named.max(wait));
+        self.headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after::whole_seconds(wait).as_secs()));
     }
 }
 

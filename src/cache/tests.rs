@@ -1,3 +1,6 @@
+//! The cache as a whole: what it keeps, for how long, and what a purge or a reload takes along. The rooms below it have tests
+//! of their own.
+
 use std::time::Duration;
 
 use super::{key::key_of_path as key, test_entry as entry, *};

@@ -1,3 +1,5 @@
+//! What a refusal tells its caller: status, envelope, problem, and whether to try again.
+
 use super::*;
 use crate::caller::Unknown;
 

@@ -50,6 +50,20 @@ fn snapshot(gateway: &TestGateway) -> PathBuf {
     gateway.folder.path().join("state/cache-snapshot")
 }
 
+/// Restarts with a pipe in place of the snapshot: opening it waits for somebody who writes to it. Returns where the pipe is,
+/// and where the snapshot is now if there was one.
+fn restart_with_a_restore_that_hangs(gateway: &mut TestGateway) -> (PathBuf, PathBuf) {
+    gateway.take_app().stop();
+    let (file, away) = (snapshot(gateway), gateway.folder.path().join("snapshot"));
+    if file.exists() {
+        fs::rename(&file, &away).expect("renamed");
+    }
+    rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+    let app = gateway.second().expect("started");
+    gateway.put_app(app);
+    (file, away)
+}
+
 /// Fetches some lookups; returns the bodies.
 fn warm(gateway: &TestGateway) -> Vec<Response> {
     let responses: Vec<_> = (0..20).map(|number| gateway.send(city(number))).collect();
@@ -162,12 +176,7 @@ fn reloads_that_switch_it_off_or_move_the_account_leave_nothing_behind() {
 #[test]
 fn a_restore_that_hangs_is_reported_and_later_snapshots_are_written() {
     let mut gateway = TestGateway::new();
-    gateway.take_app().stop();
-    let file = snapshot(&gateway);
-    // Opening it waits for somebody who writes to it.
-    rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
-    let app = gateway.second().expect("started");
-    gateway.put_app(app);
+    let (file, _) = restart_with_a_restore_that_hangs(&mut gateway);
     warm(&gateway);
     let is_degraded = || !gateway.app().gateway.live.degraded.list().is_empty();
     assert!(!is_degraded());
@@ -296,13 +305,7 @@ fn a_purge_before_the_restore_purges_its_part_only_also_if_a_stop_follows() {
     let district = || get("/region/district?city_id=3171").by("shop");
     warm(&gateway);
     assert_eq!(gateway.send(district()).outcome(), "ok");
-    gateway.take_app().stop();
-    // Opening it waits for somebody who writes to it.
-    let (file, away) = (snapshot(&gateway), gateway.folder.path().join("snapshot"));
-    fs::rename(&file, &away).expect("renamed");
-    rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
-    let app = gateway.second().expect("started");
-    gateway.put_app(app);
+    let (file, away) = restart_with_a_restore_that_hangs(&mut gateway);
     assert_eq!(purge_in(&gateway, r#"{"operation": "v2.city"}"#).status, 200);
     gateway.take_app().stop();
     fs::rename(&away, &file).expect("renamed");
@@ -379,13 +382,8 @@ fn what_a_reload_removes_is_not_brought_back_by_a_kill_right_after_it() {
         for request in [request.clone(), quote("shop"), kept()] {
             until("it is stored", || gateway.send(request.clone()).outcome() == "hit");
         }
-        gateway.take_app().stop();
-        // Until the snapshot is restored, none is written. Opening it waits for somebody who writes to it.
-        let (file, away) = (snapshot(&gateway), gateway.folder.path().join("snapshot"));
-        fs::rename(&file, &away).expect("renamed");
-        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
-        let app = gateway.second().expect("started");
-        gateway.put_app(app);
+        // Until the snapshot is restored, none is written.
+        let (file, away) = restart_with_a_restore_that_hangs(&mut gateway);
         gateway.reload(removed, &format!("{with}# here\n"));
         gateway.take_app().stop();
         fs::rename(&away, &file).expect("renamed");

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::{
@@ -75,47 +75,34 @@ fn single(error: &ReloadError) -> Vec<Value> {
     vec![json!({ "place": null, "line": null, "message": error.to_string() })]
 }
 
+/// What is to be purged: everything for which all members hold. A member that a script has left empty is an error, as
+/// null is no text: it would make the command mean more.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct PurgeRequest {
     /// Absent: of all accounts.
+    #[serde(deserialize_with = "text")]
     account: Option<String>,
     /// Name of an operation; absent: of all.
+    #[serde(deserialize_with = "text")]
     operation: Option<String>,
     /// Text with which the path begins; absent: any path.
+    #[serde(deserialize_with = "text")]
     path_prefix: Option<String>,
-    /// All stored responses, in place of the other members.
-    all: bool,
 }
 
-impl PurgeRequest {
-    /// Which stored responses are meant. All only if the request says so: members that a script has left empty must not
-    /// purge everything.
-    fn scope(self) -> Result<PurgeScope, AdminError> {
-        let PurgeRequest { account, operation, path_prefix, all } = self;
-        let scope = PurgeScope { account, operation, path_prefix };
-        if (scope == PurgeScope::default()) == all {
-            return Ok(scope);
-        }
-        let message = match all {
-            true => "`all` goes with no other member",
-            false => {
-                "the body does not say what to purge; send `account`, `operation` or `path_prefix`, or `{\"all\": true}` or no \
-                 body to purge everything"
-            }
-        };
-        Err(AdminError::new(StatusCode::BAD_REQUEST, "cache.scope", message))
-    }
+fn text<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(value).map(Some)
 }
 
-/// Removes the stored responses for which all that is given holds; without a body, every one. Also from the disk.
+/// Removes the stored responses for which all that is given holds; if nothing is given, every one. Also from the disk.
 pub(super) async fn purge(
     State(state): State<Arc<AdminState>>,
     Extension(subject): Extension<AuditSubject>,
-    JsonBody(request): JsonBody<Option<PurgeRequest>>,
+    JsonBody(PurgeRequest { account, operation, path_prefix }): JsonBody<PurgeRequest>,
 ) -> Result<Json<Value>, AdminError> {
     let snapshot = state.admin.gateway.current.load_full();
-    let scope = request.map_or_else(|| Ok(PurgeScope::default()), PurgeRequest::scope)?;
+    let scope = PurgeScope { account, operation, path_prefix };
     let PurgeScope { account, operation, path_prefix } = &scope;
     let unknown = |what: &str| {
         let message = format!("the configuration in force has no {what} of this name");

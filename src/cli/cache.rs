@@ -59,9 +59,6 @@ impl PurgeArgs {
     /// What is to be purged, as the command of the admin port says it.
     fn body(&self) -> Value {
         let PurgeArgs { operation, path_prefix, account, .. } = self;
-        if [operation, path_prefix, account].into_iter().all(Option::is_none) {
-            return json!({ "all": true });
-        }
         json!({ "operation": operation, "path_prefix": path_prefix, "account": account })
     }
 }
@@ -145,7 +142,7 @@ mod tests {
             let usual = ["purge", "--admin", "http://127.0.0.1:1"];
             Purge::try_parse_from(usual.iter().chain(given)).unwrap().arguments.body()
         };
-        assert_eq!(body(&[]), json!({ "all": true }));
+        assert_eq!(body(&[]), json!({ "operation": null, "path_prefix": null, "account": null }));
         let operation = json!({ "operation": "v2.city", "path_prefix": null, "account": null });
         assert_eq!(body(&["--operation", "v2.city"]), operation);
         // A variable of a script that is not set.

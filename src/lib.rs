@@ -58,7 +58,7 @@
 //! | [`deadline`] | the point in time at which a wait ends |
 //! | [`memory`] | how many bytes of requests and responses are buffered, and who may buffer more |
 //! | [`peer`] | failed attempts, limited by peer, and which clients count as one |
-//! | [`retry_after`] | a wait in whole seconds |
+//! | [`retry_after`] | `Retry-After`: what callers are told and what Fastrac says, in whole seconds |
 //! | [`connector`] | TCP connections to hosts by name: bounded, cached lookups and raced addresses |
 //! | [`backoff`] | waits that double |
 //! | [`http_client`] | one HTTP request on a connection of its own, for the vault and the command line |

@@ -314,6 +314,19 @@ impl<S> DeadlineIo<S> {
 }
 
 impl<S: ClientSocket> DeadlineIo<S> {
+    fn after_read(&mut self) {
+        let receipts = &self.activity.receipts;
+        // Asked only if it decides something: a lookup has no receipt and costs no system call for it.
+        if receipts.undecided_until().is_none() {
+            return;
+        }
+        let reset = self.io.was_reset();
+        // Over HTTP/2, it depends on what came (`frames`).
+        if reset || !self.activity.speaks_http2() {
+            receipts.decide(|| reset);
+        }
+    }
+
     fn before_write(&mut self) {
         let receipts = &self.activity.receipts;
         // Over HTTP/2, what is written next may belong to another stream.
@@ -352,11 +365,7 @@ impl<S: AsyncRead + ClientSocket + Unpin> AsyncRead for DeadlineIo<S> {
             Poll::Ready(result) => {
                 if buf.filled().len() > before {
                     self.activity.bytes_came(buf.filled().len() - before);
-                    let reset = self.io.was_reset();
-                    // Over HTTP/2, it depends on what came (`frames`).
-                    if reset || !self.activity.speaks_http2() {
-                        self.activity.receipts.decide(|| reset);
-                    }
+                    self.after_read();
                 }
                 Poll::Ready(result)
             }

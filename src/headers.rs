@@ -97,12 +97,23 @@ fn is_credential(name: &str) -> bool {
 
 /// Applies a test to the name with hyphens; copies it only if it has other characters.
 fn with_hyphens(name: &str, test: impl Fn(&str) -> bool) -> bool {
-    if name.bytes().all(|byte| byte == b'-' || byte.is_ascii_alphanumeric()) {
-        test(name)
-    } else {
+    if name.bytes().any(|byte| READ_AS_HYPHEN[usize::from(byte)]) {
         test(&name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
+    } else {
+        test(name)
     }
 }
+
+/// By byte: whether it is neither a letter nor a digit nor a hyphen. A table, because every name is tested byte by byte.
+const READ_AS_HYPHEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = byte != b'-' as usize && !(byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    table
+};
 
 /// The headers that `Connection` names: hop-by-hop as well (RFC 9110, section 7.6.1).
 pub struct Nominated<'h>(Vec<&'h str>);
@@ -112,7 +123,8 @@ impl<'h> Nominated<'h> {
         let values = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         // An item that is not a name must not hide the others.
         let names = values.filter_map(|name| std::str::from_utf8(name.trim_ascii()).ok());
-        Nominated(names.filter(|name| !name.is_empty()).collect())
+        // `keep-alive`, in most responses, is removed anyway.
+        Nominated(names.filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case("keep-alive")).collect())
     }
 
     pub fn contains(&self, name: &str) -> bool {

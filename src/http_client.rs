@@ -137,14 +137,14 @@ pub(crate) struct ResponseHead {
 
 async fn exchange(
     connection: Box<dyn Connection>,
-    mut request: Request<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
     max_response: usize,
     keep: KeepFrame<'_>,
 ) -> Result<ResponseHead, HttpError> {
     let limits = ReadLimits::default();
     let io = LimitedRead::new(connection, limits.clone());
     let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
-    limits.begin_request(&mut request);
+    limits.begin_request();
     let mut response = pin!(async {
         let (head, body) = sender.send_request(request).await?.into_parts();
         limits.end_head();

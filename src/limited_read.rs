@@ -3,14 +3,13 @@
 //! hyper reads and parses in one poll for as long as bytes are there: interim responses, zeros before the size of a chunk
 //! and the like without end would keep its thread from all other tasks, and the request from its own deadline (tokio's
 //! budget of 128 reads is up to 50 MiB of them). So a poll ends after [`TURN`] bytes, and a response fails whose head has
-//! not come within [`HEAD`] bytes and [`MAX_INTERIM`] interim responses.
+//! not come within [`HEAD`] bytes.
 //!
 //! What always holds: bytes and their order are unchanged; a read that is put off wakes its task. Writes are only noted.
 //! Must not know what is read. Fails as the inner stream does, and with `InvalidData` where the head is too long.
 
 use std::{
     io::{self, IoSlice},
-    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc,
@@ -19,23 +18,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use zeroize::Zeroize as _;
 
 /// Maximum number of bytes read in one poll of a task.
 const TURN: usize = 256 * 1024;
 
-/// Maximum number of bytes before the end of a response's head, interim responses included: a little more than hyper's
-/// read buffer, which bounds one head.
-const HEAD: usize = 512 * 1024;
-
-/// Maximum number of interim responses (1xx) to one request. hyper takes up to 0.1 ms for each.
-const MAX_INTERIM: usize = 64;
-
-/// Maximum number of bytes of one read before the end of a response's head, so that few interim responses come with it:
-/// hyper's first read has as many.
-const HEAD_READ: usize = 8 * 1024;
+/// Maximum number of bytes before the end of a response's head, interim responses included. hyper takes some microseconds
+/// for each of them, and the shortest has 16 bytes.
+const HEAD: usize = 128 * 1024;
 
 /// What is left of the limits. Shared by the stream and the connection that sends requests on it.
 #[derive(Clone, Debug)]
@@ -45,8 +35,6 @@ pub(crate) struct ReadLimits(Arc<Left>);
 struct Left {
     /// Bytes that may be read before the head of the response is complete; `usize::MAX`: it is.
     head: AtomicUsize,
-    /// Interim responses that may still come.
-    interim: AtomicUsize,
     /// Bytes that may be read in this poll.
     turn: AtomicUsize,
     /// Since the request began, the inner stream was given bytes to write.
@@ -54,21 +42,11 @@ struct Left {
 }
 
 impl ReadLimits {
-    /// `request` will be sent. The read before it, which looks for bytes that no response is due for, is not put off.
-    pub(crate) fn begin_request<B>(&self, request: &mut Request<B>) {
-        self.reset();
-        self.0.written.store(false, Relaxed);
-        let left = self.0.clone();
-        hyper::ext::on_informational(request, move |_| match left.interim.load(Relaxed) {
-            0 => left.head.store(0, Relaxed),
-            more => left.interim.store(more - 1, Relaxed),
-        });
-    }
-
-    fn reset(&self) {
+    /// A request will be sent. The read before it, which looks for bytes that no response is due for, is not put off.
+    pub(crate) fn begin_request(&self) {
         self.0.head.store(HEAD, Relaxed);
-        self.0.interim.store(MAX_INTERIM, Relaxed);
         self.0.turn.store(TURN, Relaxed);
+        self.0.written.store(false, Relaxed);
     }
 
     /// Whether bytes of the request may have left. False for one that was dropped before its first write.
@@ -86,7 +64,6 @@ impl Default for ReadLimits {
     fn default() -> Self {
         ReadLimits(Arc::new(Left {
             head: AtomicUsize::new(HEAD),
-            interim: AtomicUsize::new(MAX_INTERIM),
             turn: AtomicUsize::new(TURN),
             written: AtomicBool::new(false),
         }))
@@ -123,11 +100,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for LimitedRead<S> {
         }
         let before = buf.filled().len();
         let in_head = head.load(Relaxed) != usize::MAX;
-        let polled = if in_head && buf.remaining() > HEAD_READ {
-            read_piece(Pin::new(io), cx, buf)
-        } else {
-            Pin::new(io).poll_read(cx, buf)
-        };
+        let polled = Pin::new(io).poll_read(cx, buf);
         if polled.is_pending() {
             turn.store(TURN, Relaxed);
         }
@@ -169,17 +142,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedRead<S> {
     }
 }
 
-/// Reads at most [`HEAD_READ`] bytes into a buffer that has room for more.
-fn read_piece<S: AsyncRead>(io: Pin<&mut S>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-    let mut piece = [MaybeUninit::uninit(); HEAD_READ];
-    let mut piece = ReadBuf::uninit(&mut piece);
-    ready!(io.poll_read(cx, &mut piece))?;
-    buf.put_slice(piece.filled());
-    // It may hold a secret.
-    piece.filled_mut().zeroize();
-    Poll::Ready(Ok(()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
@@ -215,15 +177,13 @@ mod tests {
     fn a_flood_takes_one_turn_at_a_time_and_no_head_is_endless() {
         let limits = ReadLimits::default();
         let mut stream = LimitedRead::new(Endless, limits.clone());
-        limits.reset();
-        assert_eq!(one_turn(&mut stream), (TURN, None));
+        limits.begin_request();
         limits.end_head();
         for _ in 0..10 {
             assert_eq!(one_turn(&mut stream), (TURN, None));
         }
-        limits.reset();
-        assert_eq!((one_turn(&mut stream), one_turn(&mut stream)), ((TURN, None), (TURN, None)));
-        assert_eq!(one_turn(&mut stream), (0, Some(io::ErrorKind::InvalidData)));
+        limits.begin_request();
+        assert_eq!(one_turn(&mut stream), (HEAD, Some(io::ErrorKind::InvalidData)));
     }
 
     #[test]
@@ -237,7 +197,7 @@ mod tests {
             Pin::new(stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut buf).is_ready()
         };
         assert!(read(&mut stream), "the last of a response");
-        limits.reset();
+        limits.begin_request();
         assert!(read(&mut stream), "it would hide that the connection is not idle");
     }
 }

@@ -96,8 +96,8 @@ impl UpstreamConnection {
     }
 
     /// Sends a request and waits for the response's head.
-    pub(super) async fn send(&mut self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
-        self.limits.begin_request(&mut request);
+    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
+        self.limits.begin_request();
         let response = self.sender.try_send_request(request);
         match self.driver.drive(std::pin::pin!(response)).await {
             Ok(Ok(response)) => {

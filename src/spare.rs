@@ -90,12 +90,11 @@ mod tests {
 
     #[test]
     fn the_days_budget_is_spare_as_far_as_it_is_ahead_of_the_day() {
-        let spare =
-            |left, hours: u64| leaves_the_rest_of_the_day(&WindowUsage { limit: 1_000, left, resets_in: hours * 3600 });
+        let spare = |left, hours: u64| leaves_the_rest_of_the_day(&WindowUsage::of(1_000, left, hours * 3600));
         // At midnight, a tenth; at noon, what is above a half; in the last hours, all but a tenth.
         for (hours, needed) in [(24, 900), (22, 900), (12, 500), (6, 250), (1, 100), (0, 100)] {
             assert!(spare(needed, hours) && !spare(needed - 1, hours), "{hours} h before midnight");
         }
-        assert!(leaves_the_rest_of_the_day(&WindowUsage { limit: u64::MAX, left: u64::MAX, resets_in: DAY_SECONDS }));
+        assert!(leaves_the_rest_of_the_day(&WindowUsage::of(u64::MAX, u64::MAX, DAY_SECONDS)));
     }
 }

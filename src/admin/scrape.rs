@@ -192,7 +192,7 @@ fn windows(usage: UsageByWindow) -> impl Iterator<Item = (&'static str, WindowUs
 }
 
 fn used(window: WindowUsage) -> f64 {
-    window.limit.saturating_sub(window.left) as f64
+    window.used() as f64
 }
 
 fn keys(scrape: &Scrape<'_>, account: &Account) {

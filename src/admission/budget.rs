@@ -292,17 +292,12 @@ impl Budget {
             self.queue.usage();
         let today = self.queue.day.today();
         let left = |limit: u64| limit.saturating_sub(today.used);
-        let day =
-            self.queue.day.limit().map(|limit| WindowUsage { limit, left: left(limit), resets_in: today.ends_in });
+        let day = self.queue.day.limit().map(|limit| WindowUsage::of(limit, left(limit), today.ends_in));
         let bucket = second.map(|TokensLeft { rate, left }| BucketUsage { burst: u64::from(rate.burst), left });
         BudgetUsage {
             bucket,
             windows: UsageByWindow { second: second.map(TokensLeft::window), day },
-            in_flight: WindowUsage {
-                limit: places as u64,
-                left: places.saturating_sub(in_flight) as u64,
-                resets_in: 0,
-            },
+            in_flight: WindowUsage::of(places as u64, places.saturating_sub(in_flight) as u64, 0),
             kept_for_each,
             used_today: today.used,
             waiting,

@@ -363,7 +363,7 @@ impl Quota {
         let day = |limit: u64| {
             let view = self.day.view();
             let resets_in = whole_seconds(millis_until(self.day_renewed_at(limits, &view), &view)).as_secs();
-            WindowUsage { limit, left: limit.saturating_sub(view.used), resets_in }
+            WindowUsage::of(limit, limit.saturating_sub(view.used), resets_in)
         };
         if is_blocked {
             return UsageByWindow { second: None, day: Some(day(0)) };

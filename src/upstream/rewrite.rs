@@ -76,18 +76,14 @@ pub fn request(request: &BufferedRequest, operation: &Operation, endpoint: &Endp
         }
     }
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    if request.body.is_empty() && announces_empty_body(request) {
-        // hyper leaves the field out where there is no body; some servers answer 411 then.
+    if request.body.is_empty() && matches!(request.method, Method::POST | Method::PUT | Method::PATCH) {
+        // RFC 9110, section 8.6: on methods whose requests usually have a body. hyper leaves it out; some servers answer 411
+        // then.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     let method =
         if operation.cache.is_some() && request.method == Method::HEAD { Method::GET } else { request.method.clone() };
     Rewritten { method, target: target(request, endpoint), headers, body: request.body.clone() }
-}
-
-/// `Content-Length: 0` on a method whose requests usually have a body (RFC 9110, section 8.6).
-fn announces_empty_body(request: &BufferedRequest) -> bool {
-    matches!(request.method, Method::POST | Method::PUT | Method::PATCH) && request.headers.contains_key(CONTENT_LENGTH)
 }
 
 fn target(request: &BufferedRequest, endpoint: &Endpoint) -> Uri {

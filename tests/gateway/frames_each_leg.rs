@@ -230,13 +230,18 @@ fn a_response_may_have_hundreds_of_header_lines() {
 }
 
 #[test]
-fn an_empty_body_is_announced_where_the_caller_announced_it() {
+fn an_empty_body_is_announced_however_the_caller_announced_it() {
     let fastrac = RawFastrac::start();
     let gateway = fastrac.gateway();
     fastrac.answers(&whole("200 OK", &format!("content-length: {}\r\n", ENVELOPE.len()), ENVELOPE));
     for method in ["POST", "PUT", "PATCH"] {
-        gateway.send(request(method, "/anything").by("shop").header("content-length", "0"));
-        assert!(fastrac.last_head().contains("\r\ncontent-length: 0"), "{method}: {}", fastrac.last_head());
+        let empty = || request(method, "/anything").by("shop");
+        let mut chunked = empty().header("transfer-encoding", "chunked");
+        chunked.body = b"0\r\n\r\n".to_vec();
+        for request in [empty().header("content-length", "0"), chunked, empty()] {
+            gateway.send(request);
+            assert!(fastrac.last_head().contains("\r\ncontent-length: 0"), "{method}: {}", fastrac.last_head());
+        }
     }
     gateway.send(get("/anything").by("shop"));
     assert!(!fastrac.last_head().contains("content-length"), "{}", fastrac.last_head());

@@ -30,6 +30,9 @@ const fn part_of(priority: Priority) -> usize {
     }
 }
 
+/// Most responses of Fastrac's are shorter, in bytes.
+const SHORT_RESPONSE: usize = 16 * 1024;
+
 /// The bound on buffered bytes, and how many there are. One per process; it outlives configurations.
 #[derive(Debug)]
 pub struct Memory {
@@ -93,12 +96,25 @@ impl MemoryAllowance {
         self.percent.map_or(usize::MAX, part)
     }
 
-    /// Whether anything could be claimed: to be checked before a request causes bytes that it has no claim for yet.
+    /// Whether so many bytes could be claimed now: to be checked before a request causes bytes that it has no claim for
+    /// yet.
     ///
     /// # Errors
     /// [`MemoryExhausted`].
-    pub fn check(&self) -> Result<(), MemoryExhausted> {
-        if self.memory.used() < self.limit() { Ok(()) } else { Err(MemoryExhausted) }
+    pub fn check(&self, bytes: usize) -> Result<(), MemoryExhausted> {
+        if self.memory.used().saturating_add(bytes) <= self.limit() { Ok(()) } else { Err(MemoryExhausted) }
+    }
+
+    /// Whether there is room for a response whose length is not known yet: for a short one at least.
+    ///
+    /// # Errors
+    /// [`MemoryExhausted`].
+    pub fn check_response(&self) -> Result<(), MemoryExhausted> {
+        self.check(SHORT_RESPONSE)
+    }
+
+    fn empty_claim(&self) -> MemoryClaim {
+        MemoryClaim { memory: self.memory.clone(), bytes: 0 }
     }
 
     /// Claims room for this many bytes.
@@ -106,7 +122,7 @@ impl MemoryAllowance {
     /// # Errors
     /// [`MemoryExhausted`]; nothing is claimed then.
     pub fn claim(&self, bytes: usize) -> Result<MemoryClaim, MemoryExhausted> {
-        let mut claim = MemoryClaim { memory: self.memory.clone(), bytes: 0 };
+        let mut claim = self.empty_claim();
         claim.grow_to(bytes, self)?;
         Ok(claim)
     }
@@ -249,17 +265,17 @@ mod tests {
         let memory = Memory::new(1000);
         let [low, normal, high] = [Priority::Low, Priority::Normal, Priority::High].map(|it| memory.allowance(it));
         let first = low.claim(600).unwrap();
-        assert_eq!((low.claim(1).err(), low.check()), (Some(MemoryExhausted), Err(MemoryExhausted)));
+        assert_eq!((low.claim(1).err(), low.check(1)), (Some(MemoryExhausted), Err(MemoryExhausted)));
         let second = normal.claim(200).unwrap();
-        assert!(normal.claim(1).is_err() && normal.check().is_err() && high.check().is_ok());
+        assert!(normal.claim(1).is_err() && normal.check(1).is_err() && high.check(200).is_ok());
         let third = high.claim(200).unwrap();
-        assert!(high.claim(1).is_err() && high.check().is_err());
+        assert!(high.claim(1).is_err() && high.check(1).is_err());
         assert_eq!(memory.used(), 1000);
         // What must be read is read.
         let forced = low.clone().unlimited().claim(5000).unwrap();
-        assert_eq!((memory.used(), low.clone().unlimited().check()), (6000, Ok(())));
+        assert_eq!((memory.used(), low.clone().unlimited().check_response()), (6000, Ok(())));
         drop((first, second, third, forced));
-        assert_eq!((memory.used(), low.check()), (0, Ok(())));
+        assert_eq!((memory.used(), low.check(600)), (0, Ok(())));
     }
 
     #[test]

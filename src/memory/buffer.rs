@@ -1,17 +1,22 @@
 //! Bytes that arrive in pieces, collected under a claim.
 //!
-//! What always holds: room is claimed before it is allocated; a single piece is not copied; the claim stays with the
-//! bytes until they are freed. A declared length is claimed at once, so that what has begun to arrive can arrive
-//! completely. Fails with [`MemoryExhausted`].
+//! What always holds: room is claimed before it is allocated, and for what has arrived, not for what was announced: at
+//! most [`FIRST_STEP`] or twice as much, so that nobody holds memory with a head alone. A single piece is not copied; the
+//! claim stays with the bytes until they are freed. Fails with [`MemoryExhausted`].
 
 use bytes::Bytes;
 
 use super::{MemoryAllowance, MemoryClaim, MemoryExhausted};
 
+/// Room for a body in several pieces to begin with, in bytes: most need no more.
+const FIRST_STEP: usize = 64 * 1024;
+
 /// Bytes being collected.
 pub struct ClaimedBuffer {
     allowance: MemoryAllowance,
     claim: MemoryClaim,
+    /// Length that was announced, in bytes; 0: none was.
+    declared: usize,
     /// The first piece, while it is the only one.
     first: Bytes,
     /// All pieces, once there are two.
@@ -19,13 +24,14 @@ pub struct ClaimedBuffer {
 }
 
 impl ClaimedBuffer {
-    /// Claims room for `declared` bytes; 0: the length is not known.
+    /// For `declared` bytes; 0: the length is not known. Claims nothing yet.
     ///
     /// # Errors
-    /// [`MemoryExhausted`].
+    /// [`MemoryExhausted`] if there is no room for them at present.
     pub fn new(allowance: MemoryAllowance, declared: usize) -> Result<Self, MemoryExhausted> {
-        let claim = allowance.claim(declared)?;
-        Ok(ClaimedBuffer { allowance, claim, first: Bytes::new(), all: Vec::new() })
+        allowance.check(declared)?;
+        let claim = allowance.empty_claim();
+        Ok(ClaimedBuffer { allowance, claim, declared, first: Bytes::new(), all: Vec::new() })
     }
 
     /// Bytes collected so far.
@@ -45,9 +51,9 @@ impl ClaimedBuffer {
             return Ok(());
         }
         if length > self.all.capacity() {
-            // Grows like a vector, but never beyond a length that was declared truthfully.
-            let capacity =
-                if length <= self.claim.bytes { self.claim.bytes } else { length.max(2 * self.all.capacity()) };
+            // Grows like a vector, but not beyond a length that was declared truthfully.
+            let grown = length.max(2 * self.all.capacity());
+            let capacity = if length <= self.declared { grown.max(FIRST_STEP).min(self.declared) } else { grown };
             self.claim.grow_to(capacity, &self.allowance)?;
             self.all.reserve_exact(capacity - self.all.len());
         }
@@ -80,10 +86,10 @@ mod tests {
     use crate::{config::Priority, memory::Memory};
 
     #[test]
-    fn a_declared_length_is_claimed_at_once_and_a_single_piece_is_not_copied() {
+    fn a_single_piece_is_not_copied_and_a_length_without_room_is_refused_at_once() {
         let memory = Memory::new(1000);
         let mut buffer = ClaimedBuffer::new(memory.allowance(Priority::High), 900).unwrap();
-        assert_eq!(memory.used(), 900);
+        assert_eq!(memory.used(), 0, "nothing has arrived");
         let piece = Bytes::from(vec![7; 100]);
         buffer.push(piece.clone()).unwrap();
         let bytes = buffer.into_bytes();
@@ -91,6 +97,24 @@ mod tests {
         drop(bytes);
         assert_eq!(memory.used(), 0);
         assert!(ClaimedBuffer::new(memory.allowance(Priority::Low), 601).is_err());
+    }
+
+    #[test]
+    fn what_is_claimed_follows_what_arrives_and_a_declared_length_costs_few_copies() {
+        const PIECE: usize = 16 * 1024;
+        let memory = Memory::new(64 << 20);
+        let declared = 60 * PIECE + 1;
+        let mut buffer = ClaimedBuffer::new(memory.allowance(Priority::High), declared).unwrap();
+        let mut allocations = Vec::new();
+        for n in 1..=60 {
+            buffer.push(Bytes::from(vec![7; PIECE])).unwrap();
+            assert!(memory.used() <= FIRST_STEP.max(2 * n * PIECE), "{n}: {}", memory.used());
+            allocations.push(buffer.all.capacity());
+        }
+        buffer.push(Bytes::from_static(&[7])).unwrap();
+        assert_eq!((memory.used(), buffer.all.capacity()), (declared, declared), "no more than was declared");
+        allocations.dedup();
+        assert_eq!(allocations, [0, FIRST_STEP, 2 * FIRST_STEP, 4 * FIRST_STEP, 8 * FIRST_STEP, declared]);
     }
 
     proptest! {
@@ -109,7 +133,7 @@ mod tests {
                     return Ok(());
                 }
                 prop_assert!(memory.used() >= buffer.all.capacity().max(buffer.first.len()));
-                prop_assert!(memory.used() <= declared.max(2 * expected.len()), "no more than a vector");
+                prop_assert!(memory.used() <= FIRST_STEP.min(declared).max(2 * expected.len()), "no more than a vector");
             }
             let bytes = buffer.into_bytes();
             prop_assert_eq!(&bytes[..], &expected[..]);

@@ -43,7 +43,7 @@ pub(super) fn admit(call: &UpstreamCall, claim: Claim, pair: Option<Lease>) -> R
     if pair.is_none() {
         call.account.keys.check()?;
     }
-    call.allowance().check()?;
+    call.allowance().check_response()?;
     call.breaker().check(call.is_conclusive())?;
     Ok(AdmittedAttempt { claim, pair })
 }

@@ -15,6 +15,7 @@ pub mod key;
 mod lifetimes;
 mod packed;
 mod popularity;
+mod purge_records;
 mod purges;
 pub mod refreshes;
 pub mod rules;
@@ -207,11 +208,11 @@ impl Cache {
             return false;
         }
         let key = Arc::new(key);
-        let stored = self.upkeep.store(weight, || self.place(key.clone(), entry));
+        let stored = self.upkeep.store(weight, || self.admits(&key, generation) && self.place(key.clone(), entry));
         if self.upkeep.is_due() {
             self.entries.run_pending_tasks();
         }
-        // A purge may have begun in between, and may have removed the other entries before this one was stored.
+        // A purge may have begun in between, and an address may have changed.
         let kept = self.admits(&key, generation);
         if !kept {
             self.entries.invalidate(&*key);
@@ -235,7 +236,8 @@ impl Cache {
         }
         let key = Arc::new(key);
         let stored = self.upkeep.store(weight, || {
-            let stores = self.used() + weight <= self.memory && !self.entries.contains_key(&*key);
+            let has_room = self.used() + weight <= self.memory && !self.entries.contains_key(&*key);
+            let stores = has_room && self.admits(&key, generation);
             if stores {
                 self.insert(key.clone(), Arc::new(entry));
             }
@@ -314,6 +316,9 @@ impl Cache {
     /// Keeps out the responses within a scope to requests that have been made already.
     pub(crate) fn begin_purge(&self, scope: PurgeScope) {
         self.purges.begin(scope);
+        // One that was let in before is stored by now, and removed with the others: it is never there after the purge, not
+        // for the moment in which a snapshot could take it up.
+        self.upkeep.await_store();
     }
 
     /// Removes the entries within a scope, keeps out the responses to requests that have been made already, and returns their

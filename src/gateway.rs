@@ -197,11 +197,12 @@ impl Gateway {
         let tls = self.live.tls.read_again(&config.listen).map_err(StartError::Tls)?;
         let previous = Previous { snapshot: &snapshot, config: &in_force.config };
         let (compiled, keys) = compile(&config, Some(previous), self.compile_context())?;
-        if config.cache.snapshot {
-            forget_on_disk(&self.live.snapshot_file, &snapshot, &compiled);
-        }
+        let has_snapshot = config.cache.snapshot || in_force.config.cache.snapshot;
+        let forgotten = has_snapshot.then(|| forget_on_disk(&self.live.snapshot_file, &snapshot, &compiled));
         self.current.store(Arc::new(compiled));
+        forgotten.iter().for_each(|forgotten| forgotten.keep_out_of(&snapshot.cache));
         forget_unused(&self.current.load());
+        drop(forgotten);
         tls.activate();
         self.counts.forget_unused(&config);
         self.live.log.set_limits(&config.log);

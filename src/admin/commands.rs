@@ -140,14 +140,15 @@ pub(super) async fn purge(
 /// disk fails: a restart would bring it back.
 fn purge_within(gateway: &Gateway, scope: &PurgeScope) -> io::Result<BTreeMap<Arc<str>, u64>> {
     let (snapshot, file) = (gateway.current.load_full(), &gateway.live.snapshot_file);
-    // From here on, no snapshot that is being written is put in the place of the removed one.
-    snapshot.cache.begin_purge(scope.clone());
-    match file.purge(scope) {
+    // From here on until its entries are gone, no snapshot includes it.
+    let begun = file.begin_purge();
+    match file.purge(&begun, scope) {
         Err(error) if gateway.in_force.load().config.cache.snapshot => return Err(error),
         // The next start restores nothing.
-        Err(_) | Ok(_) => {}
+        Err(_) | Ok(()) => {}
     }
     let removed = snapshot.cache.purge_within(scope);
+    drop(begun);
     if *scope != PurgeScope::default() {
         file.make_due();
     }

@@ -7,7 +7,7 @@
 //! nothing more. Failures are lines in the program's log.
 
 use std::{
-    io::{BufReader, Seek as _},
+    io::{self, BufReader, Seek as _},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -111,12 +111,18 @@ impl CacheRestore {
     fn restore_from_file(&self) -> Result<Option<RestoredCount>, SnapshotFault> {
         let Some((mut file, length)) = self.gateway.live.snapshot_file.open()? else { return Ok(None) };
         // Those that begin after this are known to the cache.
-        let purges = self.gateway.live.snapshot_file.purges().map_err(SnapshotFault::Unreadable)?;
+        let purges = self.gateway.live.snapshot_file.purges().map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => SnapshotFault::Purges,
+            _ => SnapshotFault::Unreadable(error),
+        })?;
         // Nothing is restored from a file that is not whole. A limit of 0 bytes skips all entries.
         let mut decoder = SnapshotDecoder::begin(BufReader::new(&file), length, 0)?;
         while decoder.read_next()?.is_some() {}
         let passed = SystemTime::now().duration_since(decoder.taken()).unwrap_or_default();
         let read = Instant::now();
+        let included = decoder.included();
+        let purges = purges.into_iter().filter(|purge| !purge.is_included_in(included)).map(|purge| purge.scope);
+        let purges: Vec<_> = purges.collect();
         file.rewind()?;
         let longest = usize::try_from(self.gateway.current.load().cache.largest()).unwrap_or(usize::MAX);
         let mut decoder = SnapshotDecoder::begin(BufReader::new(&file), length, longest)?;
@@ -138,7 +144,8 @@ impl CacheRestore {
         Ok(Some(restored))
     }
 
-    /// Stores an entry, if the configuration in force has a use for it. `passed` and `purges`: since the snapshot was taken.
+    /// Stores an entry, if the configuration in force has a use for it. `passed` and `purges`: since the snapshot was
+    /// taken.
     fn restore_entry(&self, entry: SnapshotEntry<'_>, passed: Duration, purges: &[PurgeScope]) -> bool {
         let snapshot = self.gateway.current.load_full();
         let generation = snapshot.cache.generation_since(self.began);

@@ -3,8 +3,8 @@
 //! It is written when the gateway stops, every 15 minutes, and after a purge or a reload, if anything has changed; it
 //! is restored after the start (`cache_restore`). Threads of their own do that, for which nothing waits without an end:
 //! a disk that does not respond delays neither the start nor a stop, and is reported. What always holds: one snapshot
-//! is written at a time, and none before the restore is over or given up: until then the file is kept; after a purge,
-//! nothing from before it is written. Failures are lines in the program's log, and degrade the gateway until a snapshot
+//! is written at a time, and none before the restore is over or given up: until then the file is kept; each says which
+//! purges it includes. Failures are lines in the program's log, and degrade the gateway until a snapshot
 //! is written.
 
 use std::{
@@ -28,7 +28,10 @@ use tokio::{
 
 use super::cache_restore::{CacheRestore, PAUSE, SLICE};
 use crate::{
-    cache::{Cache, snapshot::SnapshotEncoder},
+    cache::{
+        Cache,
+        snapshot::{IncludedPurges, SnapshotEncoder},
+    },
     degraded::DegradedReason,
     gateway::Gateway,
 };
@@ -145,19 +148,18 @@ impl CacheSnapshots {
         if self.written.load(SeqCst) == changes {
             return;
         }
-        let generation = cache.generation();
         let mut entries = 0;
-        let write = |file: &mut File| {
-            entries = write_entries(&cache, file, until)?;
+        let write = |file: &mut File, included| {
+            entries = write_entries(&cache, included, file, until)?;
             Ok(())
         };
-        match self.gateway.live.snapshot_file.replace(write, || cache.generation() == generation) {
+        match self.gateway.live.snapshot_file.replace(write) {
             Ok(true) => {
                 self.written.store(changes, SeqCst);
                 self.withdraw();
                 tracing::debug!(entries, "a snapshot of the cache was written");
             }
-            // Purged meanwhile.
+            // Removed meanwhile.
             Ok(false) => {}
             Err(error) => {
                 tracing::warn!("no snapshot of the cache was written: {error}");
@@ -191,10 +193,10 @@ impl CacheSnapshots {
 }
 
 /// Writes what the cache holds, what was used most first, and returns the number of entries.
-fn write_entries(cache: &Cache, file: &mut File, until: Option<Instant>) -> io::Result<u64> {
+fn write_entries(cache: &Cache, included: IncludedPurges, file: &mut File, until: Option<Instant>) -> io::Result<u64> {
     let (now, taken) = (Instant::now(), SystemTime::now());
     let (mut buffer, mut total) = (Vec::with_capacity(SLICE), 0);
-    let mut encoder = SnapshotEncoder::begin(taken, &mut buffer);
+    let mut encoder = SnapshotEncoder::begin(taken, included, &mut buffer);
     // Weak: what leaves the cache meanwhile is freed.
     let mut entries: Vec<_> = cache.entries().map(|(key, entry)| (entry.uses(), key, Arc::downgrade(&entry))).collect();
     entries.sort_unstable_by_key(|(uses, ..)| Reverse(*uses));

@@ -1,7 +1,7 @@
 //! The format of a snapshot of the cache: a head, the entries, an end. Pure.
 //!
 //! ```text
-//! head    MAGIC, version (u32), when it was taken (u64, ms of the wall clock)
+//! head    MAGIC, version (u32), when it was taken (u64, ms of the wall clock), the purges that it includes (2 × u64)
 //! entry   length (u32, above 0), that many bytes, digest
 //! end     0 (u32), number of entries (u64), digest
 //! ```
@@ -25,7 +25,7 @@ use crate::outcome::Outcome;
 const MAGIC: &[u8; 12] = b"fastrac-warm";
 
 /// Of the format. Another one is not read.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Bytes of a digest: SHA-256, cut. It guards against damage, not against those who can write to the state folder.
 const DIGEST: usize = 16;
@@ -44,6 +44,8 @@ pub enum SnapshotFault {
     Damaged,
     #[error("it ends too early")]
     Truncated,
+    #[error("the list of what was purged since is damaged")]
+    Purges,
     #[error("it cannot be read: {0}")]
     Unreadable(io::Error),
 }
@@ -55,6 +57,13 @@ impl From<io::Error> for SnapshotFault {
             _ => SnapshotFault::Unreadable(error),
         }
     }
+}
+
+/// The purges after which a snapshot was taken: those of one process, up to a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IncludedPurges {
+    pub run: u64,
+    pub number: u64,
 }
 
 /// A stored response with its key.
@@ -103,12 +112,14 @@ pub struct SnapshotEncoder {
 
 impl SnapshotEncoder {
     /// Appends the head to `out`.
-    pub fn begin(taken: SystemTime, out: &mut Vec<u8>) -> Self {
+    pub fn begin(taken: SystemTime, included: IncludedPurges, out: &mut Vec<u8>) -> Self {
         let start = out.len();
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         let taken = taken.duration_since(UNIX_EPOCH).unwrap_or_default();
-        out.extend_from_slice(&milliseconds(taken).to_le_bytes());
+        for number in [milliseconds(taken), included.run, included.number] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
         let mut chain = Chain([0; DIGEST]);
         chain.extend(&[&out[start..]]);
         SnapshotEncoder { chain, entries: 0 }
@@ -164,6 +175,7 @@ pub struct SnapshotDecoder<R> {
     chain: Chain,
     entries: u64,
     taken: SystemTime,
+    included: IncludedPurges,
     buffer: Vec<u8>,
 }
 
@@ -173,9 +185,9 @@ impl<R: Read> SnapshotDecoder<R> {
     /// # Errors
     /// [`SnapshotFault`].
     pub fn begin(input: R, length: u64, longest: usize) -> Result<Self, SnapshotFault> {
-        let (chain, buffer) = (Chain([0; DIGEST]), Vec::new());
-        let mut decoder =
-            SnapshotDecoder { input, left: length, longest, chain, entries: 0, taken: UNIX_EPOCH, buffer };
+        let (chain, taken, included) = (Chain([0; DIGEST]), UNIX_EPOCH, IncludedPurges::default());
+        let (left, entries, buffer) = (length, 0, Vec::new());
+        let mut decoder = SnapshotDecoder { input, left, longest, chain, entries, taken, included, buffer };
         let magic: [u8; MAGIC.len()] = decoder.read().map_err(|fault| match fault {
             SnapshotFault::Truncated => SnapshotFault::Foreign,
             other => other,
@@ -187,8 +199,9 @@ impl<R: Read> SnapshotDecoder<R> {
         if u32::from_le_bytes(version) != VERSION {
             return Err(SnapshotFault::Version(u32::from_le_bytes(version)));
         }
-        let taken: [u8; 8] = decoder.read()?;
-        decoder.chain.extend(&[&magic, &version, &taken]);
+        let (taken, run, number): ([u8; 8], [u8; 8], [u8; 8]) = (decoder.read()?, decoder.read()?, decoder.read()?);
+        decoder.chain.extend(&[&magic, &version, &taken, &run, &number]);
+        decoder.included = IncludedPurges { run: u64::from_le_bytes(run), number: u64::from_le_bytes(number) };
         let taken = Duration::from_millis(u64::from_le_bytes(taken));
         decoder.taken = UNIX_EPOCH.checked_add(taken).ok_or(SnapshotFault::Damaged)?;
         Ok(decoder)
@@ -197,6 +210,11 @@ impl<R: Read> SnapshotDecoder<R> {
     /// When the snapshot was taken, by the wall clock. To be believed once an entry or the end was read.
     pub fn taken(&self) -> SystemTime {
         self.taken
+    }
+
+    /// The purges that it includes. To be believed as [`SnapshotDecoder::taken`].
+    pub fn included(&self) -> IncludedPurges {
+        self.included
     }
 
     /// The next entry; `None` at the end of a whole snapshot.
@@ -325,13 +343,18 @@ mod tests {
         }
     }
 
+    const INCLUDED: IncludedPurges = IncludedPurges { run: u64::MAX - 1, number: 5 };
+
+    /// Bytes.
+    const HEAD: usize = 40;
+
     fn taken() -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(1_764_400_000_123)
     }
 
     fn encode(entries: &[Owned]) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut encoder = SnapshotEncoder::begin(taken(), &mut out);
+        let mut encoder = SnapshotEncoder::begin(taken(), INCLUDED, &mut out);
         entries.iter().for_each(|entry| entry.encode(&mut encoder, &mut out));
         assert_eq!(encoder.end(&mut out), entries.len() as u64);
         out
@@ -348,7 +371,7 @@ mod tests {
             match decoder.read_next() {
                 Ok(Some(entry)) => found.push(Owned::of(&entry)),
                 Ok(None) => {
-                    assert_eq!(decoder.taken(), taken());
+                    assert_eq!((decoder.taken(), decoder.included()), (taken(), INCLUDED));
                     return (found, Ok(()));
                 }
                 Err(fault) => {
@@ -388,7 +411,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_survived(bytes: Vec<u8>, after_head: bool) {
-            let mut file = if after_head { encode(&[])[..24].to_vec() } else { Vec::new() };
+            let mut file = if after_head { encode(&[])[..HEAD].to_vec() } else { Vec::new() };
             file.extend_from_slice(&bytes);
             prop_assert!(decode(&file, 1000).1.is_err());
         }
@@ -432,7 +455,7 @@ mod tests {
         let file = encode(&entries);
         // The same head and other entries: the first entry of one, in the place of the other's.
         let other = encode(&entries[1..]);
-        let head = 24;
+        let head = HEAD;
         let first =
             head + 4 + usize::try_from(u32::from_le_bytes(*file[head..].first_chunk().unwrap())).unwrap() + DIGEST;
         let mixed = [&file[..first], &other[head..]].concat();
@@ -448,7 +471,7 @@ mod tests {
         assert_eq!(fault(b"{\"some\": \"other file\"}"), "it is no snapshot of a cache");
         let mut newer = file.clone();
         newer[MAGIC.len()] = 9;
-        assert_eq!(fault(&newer), "it has version 9 of the format, and this program reads version 2");
+        assert_eq!(fault(&newer), "it has version 9 of the format, and this program reads version 3");
         assert_eq!(fault(&file[..file.len() - 1]), "it ends too early");
         assert_eq!(fault(&[&file[..], b"x"].concat()), "it is damaged");
     }

@@ -68,6 +68,11 @@ impl Upkeep {
         stored
     }
 
+    /// Waits for the entry that is being stored, if there is one.
+    pub(super) fn await_store(&self) {
+        drop(self.storing.lock());
+    }
+
     /// Whether maintenance is due now, before more is stored.
     pub(super) fn is_due(&self) -> bool {
         let is_due = self.unsettled.load(Relaxed) > self.memory / PART;

@@ -14,7 +14,10 @@ use std::{
 };
 
 use crate::{
-    cache::{PurgeScope, snapshot_file::SnapshotFile},
+    cache::{
+        Cache, PurgeScope,
+        snapshot_file::{BegunPurge, SnapshotFile},
+    },
     config::Class,
     snapshot::Snapshot,
 };
@@ -34,34 +37,48 @@ pub(super) fn forget_unused(snapshot: &Snapshot) {
     });
 }
 
-/// Makes the next process leave out of the snapshot on the disk what `now` has no use for.
-pub(super) fn forget_on_disk(file: &Arc<SnapshotFile>, before: &Snapshot, now: &Snapshot) {
-    let scopes = removed(before, now);
-    if scopes.is_empty() {
-        return;
+/// Makes the next process leave out of the snapshot on the disk what `now` has no use for. The result is to be dropped when
+/// that has left the memory: snapshots that are taken before do not include it.
+#[must_use]
+pub(super) fn forget_on_disk(file: &Arc<SnapshotFile>, before: &Snapshot, now: &Snapshot) -> RemovedScopes {
+    let purges: Vec<_> = unused_scopes(before, now).into_iter().map(|scope| (file.begin_purge(), scope)).collect();
+    let removed = RemovedScopes(Arc::new(purges));
+    if removed.0.is_empty() {
+        return removed;
     }
-    // From here on, no snapshot that is being written takes the place of this one.
-    scopes.iter().for_each(|scope| before.cache.begin_purge(scope.clone()));
-    if let Err(error) = within_wait(file.clone(), scopes) {
+    if let Err(error) = within_wait(file.clone(), removed.0.clone()) {
         tracing::warn!(
             "the cache's snapshot may still hold responses of what this reload removes ({error}); they are gone with the \
              next snapshot"
         );
     }
+    removed
 }
 
-fn within_wait(file: Arc<SnapshotFile>, scopes: Vec<PurgeScope>) -> io::Result<()> {
+/// What a reload removes: purges that are listed on the disk, or are to be.
+pub(super) struct RemovedScopes(Arc<Vec<(BegunPurge, PurgeScope)>>);
+
+impl RemovedScopes {
+    /// Keeps out the responses to requests that were made before.
+    pub(super) fn keep_out_of(&self, cache: &Cache) {
+        self.0.iter().for_each(|(_, scope)| cache.begin_purge(scope.clone()));
+    }
+}
+
+fn within_wait(file: Arc<SnapshotFile>, purges: Arc<Vec<(BegunPurge, PurgeScope)>>) -> io::Result<()> {
     let (end, ended) = mpsc::channel();
     thread::Builder::new().name("cache-forget".to_owned()).spawn(move || {
-        // Nobody may wait any more.
-        let _ = end.send(scopes.iter().try_for_each(|scope| file.purge(scope)));
+        let listed = purges.iter().try_for_each(|(purge, scope)| file.purge(purge, scope));
+        // The purges end with the reload, or, where it does not wait any more, with this.
+        drop(purges);
+        let _ = end.send(listed);
     })?;
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the disk does not respond");
     ended.recv_timeout(DISK_WAIT).map_err(late)?
 }
 
 /// What `before` had a use for, and `now` has not.
-fn removed(before: &Snapshot, now: &Snapshot) -> Vec<PurgeScope> {
+fn unused_scopes(before: &Snapshot, now: &Snapshot) -> Vec<PurgeScope> {
     let is_called = |name: &str, address: &str| now.accounts.iter().any(|it| it.name == name && it.is_at(address));
     let cached: HashSet<&str> =
         now.catalog.operations.iter().filter(|it| it.cache.is_some()).map(|it| it.name.as_str()).collect();

@@ -160,6 +160,32 @@ fn a_damaged_truncated_foreign_or_newer_snapshot_is_discarded() {
     }
 }
 
+/// It would bring back what was purged.
+#[test]
+fn a_snapshot_beside_a_damaged_list_of_purges_is_discarded() {
+    let mut gateway = operated();
+    let damages: [fn(&mut Vec<u8>); 3] = [|list| list.clear(), |list| list[30] ^= 4, |list| list.truncate(50)];
+    for damage in damages {
+        warm(&gateway);
+        let (file, away) = restart_with_a_restore_that_hangs(&mut gateway);
+        assert_eq!(purge_in(&gateway, r#"{"operation": "v2.district"}"#).status, 200);
+        gateway.take_app().stop();
+        fs::rename(&away, &file).expect("renamed");
+        let list = file.with_extension("purges");
+        let mut bytes = fs::read(&list).expect("a list");
+        damage(&mut bytes);
+        fs::write(&list, bytes).expect("written");
+        let discarded = || said("discarded: the list of what was purged since is damaged");
+        let before = discarded();
+        let app = gateway.second().expect("started");
+        gateway.put_app(app);
+        until("it is discarded", || discarded() > before && !file.exists() && !list.exists());
+        assert!((0..20).all(|number| gateway.send(city(number)).outcome() == "ok"));
+        // So that there is nothing left for the next one.
+        assert_eq!(purge_in(&gateway, "{}").status, 200);
+    }
+}
+
 #[test]
 fn reloads_that_switch_it_off_or_move_the_account_leave_nothing_behind() {
     let mut gateway = TestGateway::new();
@@ -333,7 +359,7 @@ fn what_says_that_it_is_coded_is_not_restored() {
     let (file, mut changed) = (snapshot(&gateway), Vec::new());
     let written = fs::read(&file).expect("a snapshot");
     let mut decoder = SnapshotDecoder::begin(&written[..], written.len() as u64, usize::MAX).expect("a snapshot");
-    let mut encoder = SnapshotEncoder::begin(decoder.taken(), &mut changed);
+    let mut encoder = SnapshotEncoder::begin(decoder.taken(), decoder.included(), &mut changed);
     let mut is_first = true;
     while let Some(entry) = decoder.read_next().expect("whole") {
         let mut packed = entry.packed.to_vec();

@@ -143,14 +143,17 @@ impl Refusal {
         Refusal::new(Code::GatewayInternal, "The gateway failed; give its operators this request id")
     }
 
-    /// Whether a limit of the service that asked refuses: its quota, or its share of the budget.
-    pub(crate) fn concerns_service(&self) -> bool {
-        let is_own = self.status == StatusCode::TOO_MANY_REQUESTS;
-        match self.code {
-            Code::QuotaSecond | Code::QuotaDay => true,
-            Code::BudgetSecond | Code::BudgetDay | Code::BudgetInFlight => is_own,
-            _ => false,
-        }
+    /// Whether a limit refuses, which may let others ask: another service with a share, another priority.
+    pub(crate) fn is_of_limit(&self) -> bool {
+        matches!(
+            self.code,
+            Code::QuotaSecond
+                | Code::QuotaDay
+                | Code::BudgetSecond
+                | Code::BudgetDay
+                | Code::BudgetInFlight
+                | Code::GatewayOverloaded
+        )
     }
 
     /// The caller accepts only a stored response, and there is none that it takes. `may_be_stored`: there may be one at

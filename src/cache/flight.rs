@@ -36,10 +36,8 @@ struct OpenFlight<T> {
 /// Whether the request of a flight may have been sent; empty: it was not.
 type SentProbe = Arc<OnceLock<Box<dyn Fn() -> bool + Send + Sync>>>;
 
-impl<T> OpenFlight<T> {
-    fn may_be_sent(&self) -> bool {
-        self.sent_probe.get().is_some_and(|may_be_sent| may_be_sent())
-    }
+fn may_be_sent(probe: &SentProbe) -> bool {
+    probe.get().is_some_and(|may_be_sent| may_be_sent())
 }
 
 impl<T> fmt::Debug for OpenFlight<T> {
@@ -84,14 +82,14 @@ impl<T: Clone> Flights<T> {
         let JoinRequest { cache, priority, only_unsent } = request;
         let mut open = self.open.lock();
         let under_way = open.get(key).filter(|flight| cache.shares(key, flight.generation));
-        let overtakes = only_unsent && under_way.is_some_and(OpenFlight::may_be_sent);
+        let overtakes = only_unsent && under_way.is_some_and(|flight| may_be_sent(&flight.sent_probe));
         if let Some(flight) = under_way.filter(|_| !overtakes) {
             flight.priority.send_if_modified(|highest| {
                 let rises = priority > *highest;
                 *highest = priority.max(*highest);
                 rises
             });
-            return Flight::Follower(Follower(flight.result.clone()));
+            return Flight::Follower(Follower { result: flight.result.clone(), sent_probe: flight.sent_probe.clone() });
         }
         if let Some(entry) = stored() {
             return Flight::Stored(entry);
@@ -170,7 +168,7 @@ impl<T> Leader<T> {
 
     /// A follower of this flight, for the request that started it.
     pub(crate) fn follow(&self) -> Follower<T> {
-        Follower(self.sender.subscribe())
+        Follower { result: self.sender.subscribe(), sent_probe: self.sent_probe.clone() }
     }
 
     /// Ends the flight and gives the result to all followers. Store first what is to be stored: a request that joins after
@@ -197,12 +195,21 @@ impl<T> Drop for Leader<T> {
 }
 
 /// Waits for the leader's result.
-pub struct Follower<T>(watch::Receiver<Option<T>>);
+pub struct Follower<T> {
+    result: watch::Receiver<Option<T>>,
+    sent_probe: SentProbe,
+}
 
 impl<T: Clone> Follower<T> {
+    /// Says whether the request of the flight may have been sent.
+    pub(crate) fn sent_probe(&self) -> impl Fn() -> bool + use<T> {
+        let probe = self.sent_probe.clone();
+        move || may_be_sent(&probe)
+    }
+
     /// The result; `None` if the leader was dropped without one.
     pub(crate) async fn result(mut self) -> Option<T> {
-        let value = self.0.wait_for(Option::is_some).await.ok()?;
+        let value = self.result.wait_for(Option::is_some).await.ok()?;
         value.clone()
     }
 }

@@ -76,7 +76,7 @@ impl Fallback {
         Fallback { entry, began, until }
     }
 
-    /// Nothing better came in time.
+    /// Nothing better came from Fastrac in time.
     pub(super) fn waited_in_vain(&self) {
         let now = Instant::now();
         // Counted from when `until` was set: from the beginning of the wait itself, it could be a little too short.
@@ -138,7 +138,9 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
         Some(None) => drop(x.panicked()),
         None => {
             x.attempts().waited_for_upstream(time);
-            fallback.waited_in_vain();
+            if x.attempts().sent() != Sent::No {
+                fallback.waited_in_vain();
+            }
         }
     }
     let result = shared.flatten();
@@ -274,7 +276,7 @@ impl Fetch<'_> {
         }
         if let Some(good) = good
             && !is_storable(&result)
-            && !self.had_no_budget(&result)
+            && !self.was_limited(&result)
         {
             good.fetch_failed(Instant::now());
         }
@@ -290,11 +292,10 @@ impl Fetch<'_> {
         }
     }
 
-    /// Whether nothing was sent for reasons that say nothing about other requests for the same response: a limit of the
-    /// service's own, or no budget to spare.
-    fn had_no_budget(&self, result: &FetchResult) -> bool {
-        let Err(FetchRefused { refusal, service, .. }) = result else { return false };
-        refusal.concerns_service() || (service.is_none() && refusal.outcome == Outcome::OverBudget)
+    /// Whether nothing was sent because of a limit: that says nothing of others who need the same response, and to ask again
+    /// costs nothing.
+    fn was_limited(&self, result: &FetchResult) -> bool {
+        result.as_ref().is_err_and(|refused| refused.refusal.is_of_limit()) && self.attempts.sent() == Sent::No
     }
 
     /// Stores a response, if it may be, in place of `good`.

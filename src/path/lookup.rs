@@ -151,6 +151,7 @@ impl Search<'_> {
     /// request may lead.
     async fn follow(&self, x: &mut Exchange, follower: Follower<SharedFetch>) -> Result<Option<Reply>, Refusal> {
         let until = self.fallback.as_ref().map_or(self.call.deadline(), |fallback| fallback.until);
+        let may_be_sent = follower.sent_probe();
         let (result, time) = timed(pin!(until.bound(follower.result()))).await;
         x.attempts().waited_for_upstream(time);
         match (result, &self.fallback) {
@@ -162,7 +163,9 @@ impl Search<'_> {
                 reply_of(&result, CacheStatusHeader::Joined { stale }).map(Some)
             }
             (None, Some(fallback)) => {
-                fallback.waited_in_vain();
+                if may_be_sent() {
+                    fallback.waited_in_vain();
+                }
                 Ok(Some(fallback.reply(None)))
             }
             (None, None) => Err(Failure::Timeout.into()),

@@ -208,6 +208,28 @@ fn a_services_own_limits_leave_them_too() {
     }
 }
 
+/// The service without a share is refused again and again; that with one still gets what its share pays for.
+#[test]
+fn a_budget_that_is_used_up_for_one_service_keeps_no_response_stale_for_another() {
+    let services = &[("paid", "share = 0.5"), ("poor", "priority = \"low\"")];
+    let budget = "per_second = 4, burst = 4, per_day = 1000000, max_wait = \"50ms\"";
+    let gateway = Setup { more: SOON, services, budget, ..Setup::default() }.start();
+    let mut others = (0..).map(|number| get(&format!("/region/district?city_id=3171&n={number}")).by("poor"));
+    for _ in 0..2 {
+        until("it is stored", || gateway.send(lookup(0).by("paid")).outcome() == "ok");
+        until("the budget is used up for the service without a share", || {
+            std::thread::sleep(Duration::from_millis(250));
+            while gateway.send(others.next().expect("endless")).outcome() == "ok" {}
+            let stale = gateway.send(lookup(0).by("poor"));
+            (cache_status(&stale), stale.outcome(), stale.sent()) == ("fwd=stale", "stale", "no")
+        });
+        // Its next token is there within a second.
+        assert_eq!(gateway.send(lookup(0).by("paid")).outcome(), "ok");
+        // Its share is two requests a second.
+        std::thread::sleep(Duration::from_millis(1500));
+    }
+}
+
 #[test]
 fn silence_costs_a_caller_two_seconds_or_its_own_time_and_the_next_ones_nothing() {
     let gateway = Setup { more: SOON, ..Setup::default() }.start();

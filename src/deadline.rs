@@ -6,7 +6,9 @@
 //! What has arrived is read before the clock is. After the process was stopped (SIGSTOP, a suspended machine) or its
 //! thread was starved, timers fire before the reactor has reported what arrived in the meantime, because a stop
 //! interrupts `epoll_wait`. So a wait does not end when its timer has fired, but after the reactor was polled once
-//! more: [`until`] for futures, [`LateTimer`] for `poll` functions. Both cost nothing before the timer fires.
+//! more: [`until`] for futures, [`LateTimer`] for `poll` functions. A future that waits for another task, which passes on
+//! a piece at a time (hyper, of a request's body), goes on as long as each poll of the reactor brings it another one.
+//! All of this costs nothing before the timer fires.
 
 use std::{
     future::{Future, poll_fn},
@@ -26,6 +28,9 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 const TIMEOUT: HeaderName = HeaderName::from_static("x-gateway-timeout");
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// How long what had arrived at the end of a wait may take to be read, if it comes in pieces.
+const ARRIVED_WITHIN: Duration = Duration::from_secs(1);
 
 /// When a wait ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,13 +97,46 @@ pub(crate) async fn until<F: Future>(end: Instant, future: F) -> Option<F::Outpu
     if let Ok(output) = timeout_at(end, future.as_mut()).await {
         return Some(output);
     }
-    let mut turn = ReactorTurn::default();
-    poll_fn(|cx| turn.poll_over(cx)).await;
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
+    // On the heap: few waits come to it.
+    Box::pin(last_turns(future)).await
+}
+
+/// The output of a future whose time is up, if it was only not read yet. Ends after a poll of the reactor that has brought
+/// the future nothing.
+async fn last_turns<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    let mut give_up_at = None;
+    // Of the poll before; there is none that tells of the first turn.
+    let mut before: Option<Arc<SeenWaker>> = None;
+    loop {
+        let mut turn = ReactorTurn::default();
+        poll_fn(|cx| turn.poll_over(cx)).await;
+        let now = Instant::now();
+        let brought = before.is_none_or(|waker| waker.woken.load(Relaxed));
+        let polled = poll_fn(|cx| {
+            let waker = Arc::new(SeenWaker { woken: AtomicBool::new(false), task: cx.waker().clone() });
+            let polled = future.as_mut().poll(&mut Context::from_waker(&Waker::from(waker.clone())));
+            Poll::Ready((polled, waker))
+        });
+        before = match polled.await {
+            (Poll::Ready(output), _) => return Some(output),
+            (Poll::Pending, _) if !brought || now >= *give_up_at.get_or_insert(now + ARRIVED_WITHIN) => return None,
+            (Poll::Pending, waker) => Some(waker),
+        };
+    }
+}
+
+/// Wakes a task, and notes that it did.
+#[derive(Debug)]
+struct SeenWaker {
+    woken: AtomicBool,
+    task: Waker,
+}
+
+impl Wake for SeenWaker {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Relaxed);
+        self.task.wake_by_ref();
+    }
 }
 
 /// The same, with a duration from now.
@@ -261,6 +299,42 @@ mod tests {
             Poll::Pending => timer.poll_elapsed(cx).map(|()| None),
         });
         assert_eq!(read.await, Some(b'x'));
+    }
+
+    /// Another task reads, and passes on a byte at a time.
+    #[tokio::test]
+    async fn what_has_arrived_in_pieces_is_read_before_the_clock() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let (pass_on, mut bytes) = tokio::sync::mpsc::channel(1);
+        let mut reading = tokio::task::JoinSet::new();
+        reading.spawn(async move {
+            while let Ok(byte) = ours.read_u8().await
+                && pass_on.send(byte).await.is_ok()
+            {}
+        });
+        let mut left = 100;
+        let mut all = pin!(async {
+            while left > 0 {
+                bytes.recv().await.unwrap();
+                left -= 1;
+            }
+        });
+        theirs.try_write(&[7; 100]).unwrap();
+        assert!(until(Instant::now(), all.as_mut()).await.is_some());
+    }
+
+    /// A future to which each turn brings something ends all the same.
+    #[tokio::test]
+    async fn what_never_ends_is_not_waited_for() {
+        let (endless, began) = (
+            poll_fn(|cx| {
+                cx.waker().wake_by_ref();
+                Poll::<()>::Pending
+            }),
+            Instant::now(),
+        );
+        assert!(until(began, endless).await.is_none());
+        assert!(began.elapsed() >= ARRIVED_WITHIN);
     }
 
     #[tokio::test]

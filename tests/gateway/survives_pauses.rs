@@ -28,7 +28,7 @@ fn configuration(fastrac: SocketAddr) -> String {
         .concat();
     format!(
         "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 2\n\
-         [limits]\nheader_read = \"1s\"\nidle = \"1s\"\n\
+         [limits]\nheader_read = \"1s\"\nidle = \"1s\"\nrequest = \"1s\"\n\
          [accounts.main]\nbase_url = \"http://{fastrac}\"\n\
          keys = {{ source = \"file\", path = \"keys.toml\" }}\n\
          budget = {{ per_second = 100000, burst = 100000, per_day = 10000000, in_flight = 512 }}\n\
@@ -127,6 +127,30 @@ fn what_callers_sent_during_a_pause_is_read() {
         for (n, caller) in callers.iter_mut().enumerate() {
             let status = caller.read_response("GET").map(|response| response.status);
             assert_eq!(status, Some(200), "round {round}, caller {n}");
+        }
+    }
+}
+
+/// More of them than one read of the socket brings.
+#[test]
+fn uploads_that_arrived_during_a_pause_are_complete() {
+    let gateway = Pausable::start();
+    let padded = |body: &str| format!("{body}{}", " ".repeat(40_000));
+    for round in 0..3 {
+        let uploads = [
+            post("/order/express", &padded(&bodies::order(round))).by("shop").bytes(),
+            post("/tariff/express", &padded(bodies::TARIFF)).by("shop").bytes(),
+        ];
+        let mut callers: Vec<Connection> = uploads.iter().map(|_| Connection::open(gateway.program.data)).collect();
+        for (caller, upload) in callers.iter_mut().zip(&uploads) {
+            caller.write(&upload[..5000]);
+        }
+        // So that their heads are read before the pause.
+        thread::sleep(Duration::from_millis(200));
+        gateway.pause(|| callers.iter_mut().zip(&uploads).for_each(|(caller, upload)| caller.write(&upload[5000..])));
+        for (n, caller) in callers.iter_mut().enumerate() {
+            let response = caller.read_response("POST").expect("a response");
+            assert_eq!(response.status, 200, "round {round}, caller {n}: {}", response.text());
         }
     }
 }

@@ -5,7 +5,7 @@
 //! unread bytes than rustls buffers, unless the client has closed the TCP connection too.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     os::fd::AsFd,
 };
 
@@ -30,6 +30,11 @@ pub trait ClientSocket {
 
     /// Whether there is something to read, or the end.
     fn has_unread(&self) -> bool;
+
+    /// Writes although the reactor does not call the socket writable, which it is only once a third of its buffer is
+    /// free: first what TLS holds, then of `bytes`. `None`: the client has taken nothing; otherwise, how many of `bytes`
+    /// were taken.
+    fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>>;
 }
 
 impl ClientSocket for TcpStream {
@@ -43,6 +48,15 @@ impl ClientSocket for TcpStream {
 
     fn has_unread(&self) -> bool {
         is(self, PollFlags::IN)
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        match Room(self).write(bytes) {
+            Ok(0) => Ok(None),
+            Ok(written) => Ok(Some(written)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -61,6 +75,20 @@ impl ClientSocket for Box<TlsStream<TcpStream>> {
     fn has_unread(&self) -> bool {
         self.get_ref().0.has_unread()
     }
+
+    fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        let (socket, session) = self.get_mut();
+        let mut taken = false;
+        while session.wants_write() {
+            match session.write_tls(&mut Room(socket)) {
+                Ok(0) => break,
+                Ok(_) => taken = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if taken { session.writer().write(bytes).map(Some) } else { Ok(None) }
+    }
 }
 
 /// Half of a connection in memory: a client that does not leave.
@@ -76,6 +104,10 @@ impl ClientSocket for tokio::io::DuplexStream {
 
     fn has_unread(&self) -> bool {
         false
+    }
+
+    fn push(&mut self, _: &[u8]) -> io::Result<Option<usize>> {
+        Ok(None)
     }
 }
 
@@ -119,6 +151,19 @@ struct Available<'s>(&'s TcpStream);
 impl Read for Available<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.try_read(buffer)
+    }
+}
+
+/// Writes as far as there is room in the kernel's buffer.
+struct Room<'s>(&'s TcpStream);
+
+impl Write for Room<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() { Ok(0) } else { Ok(rustix::io::write(self.0, bytes)?) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -7,7 +7,9 @@
 //! come before the end of a head, and `frames` says when one begins), or *busy* (none here: the request has its own
 //! deadline, and an HTTP/2 stream one for its response, in `streams`; only an HTTP/1.1 response that is still being
 //! received must be taken by its deadline). In every state, a peer must take some of the bytes that wait to be written within
-//! `limits.idle`. In the usual case no timer is touched: one timer is armed late and re-armed only when it has fired.
+//! `limits.idle`. The reactor calls a socket writable only once a third of its buffer is free, which takes a slow peer
+//! longer than that; so while bytes wait, it is also looked now and then ([`LOOKS`]) whether the socket takes some. In the
+//! usual case no timer is touched: one timer is armed late and re-armed only when it has fired.
 //!
 //! On HTTP/2 a peer can send frames that belong to no request (PING, SETTINGS, PRIORITY) as fast as it
 //! likes, and hyper answers each of them. The bytes received beside requests are therefore counted, and the
@@ -78,6 +80,8 @@ pub(super) const NEVER: u64 = u64::MAX;
 /// still arrive of refused bodies, what h2 reads of new requests before it passes on the first of them (both are bounded
 /// by hyper's connection window, 1 MiB, which is opened again while the first is discarded), and thousands of small frames.
 const SLACK: u64 = 3 * 1024 * 1024 + 128 * 1024;
+/// How often it is looked whether a peer has taken some of the bytes that wait, in `limits.idle`.
+const LOOKS: u32 = 4;
 /// Allowance for a request head and its frames, in bytes.
 const LONGEST_HEAD: u64 = 64 * 1024;
 
@@ -279,8 +283,18 @@ pub struct DeadlineIo<S> {
     timer: Option<LateTimer>,
     /// Whether the timer will wake the task.
     armed: bool,
-    /// Since when bytes wait to be written and the peer accepts none.
-    stalled: Option<Instant>,
+    /// Bytes wait to be written, and the peer accepts none.
+    stalled: Option<Stall>,
+}
+
+#[derive(Clone, Copy)]
+struct Stall {
+    since: Instant,
+    /// When to look whether the socket takes some, whatever the reactor says.
+    look_at: Instant,
+    look_is_due: bool,
+    /// The time is up, which the next write decides.
+    left_to_write: bool,
 }
 
 impl<S> DeadlineIo<S> {
@@ -292,11 +306,12 @@ impl<S> DeadlineIo<S> {
     /// does not necessarily poll again between the end of a request and the first byte of the next.
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
-            let stalled = self.stalled.map(|since| since + self.activity.idle);
+            let stalled = self.stalled.map(|stall| stall.since + self.activity.idle);
             let deadline = self.activity.deadline().into_iter().chain(stalled).min();
-            let wake = || deadline.unwrap_or_else(|| Instant::now() + self.activity.idle);
+            let next = deadline.into_iter().chain(self.stalled.map(|stall| stall.look_at)).min();
+            let wake = || next.unwrap_or_else(|| Instant::now() + self.activity.idle);
             let timer = self.timer.get_or_insert_with(|| LateTimer::at(wake()));
-            if deadline.is_some_and(|deadline| timer.end() > deadline) {
+            if next.is_some_and(|next| timer.end() > next) {
                 timer.reset(wake());
                 self.armed = false;
             }
@@ -304,10 +319,16 @@ impl<S> DeadlineIo<S> {
                 self.armed = true;
                 return false;
             }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| now >= deadline) {
                 return true;
             }
-            timer.reset(wake());
+            match &mut self.stalled {
+                Some(stall) if now >= stall.look_at => {
+                    (stall.look_is_due, stall.look_at) = (true, now + self.activity.idle / LOOKS);
+                }
+                _ => timer.reset(wake()),
+            }
             self.armed = false;
         }
     }
@@ -335,17 +356,75 @@ impl<S: ClientSocket> DeadlineIo<S> {
         }
         receipts.before_write(|| self.io.has_left());
     }
+
+    fn after_write(
+        &mut self,
+        polled: Poll<io::Result<usize>>,
+        bytes: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let polled = if polled.is_pending() { self.poll_stalled(bytes, cx) } else { polled };
+        if polled.is_ready() {
+            self.stalled = None;
+            self.activity.bytes_went();
+        }
+        polled
+    }
+
+    fn after_flush(&mut self, polled: Poll<io::Result<()>>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if polled.is_pending() {
+            return self.poll_stalled(&[], cx).map_ok(|_| ());
+        }
+        self.stalled = None;
+        polled
+    }
+
+    /// Of a write for which the reactor sees no room. hyper does not read while it writes, so the deadline is checked
+    /// here too.
+    fn poll_stalled(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let began = self.stalled.unwrap_or_else(|| self.stall());
+        self.stalled = Some(began);
+        let mut expired = self.poll_expired(cx);
+        if expired || self.stalled.is_some_and(|stall| stall.look_is_due) {
+            self.stalled.iter_mut().for_each(|stall| stall.look_is_due = false);
+            match self.io.push(bytes)? {
+                None => {}
+                // TLS has written what it held.
+                Some(0) => {
+                    self.stalled = Some(self.stall());
+                    self.activity.bytes_went();
+                    cx.waker().wake_by_ref();
+                    expired = self.poll_expired(cx);
+                }
+                Some(written) => return Poll::Ready(Ok(written)),
+            }
+        }
+        if expired { self.give_up(io::ErrorKind::TimedOut) } else { Poll::Pending }
+    }
 }
 
 impl<S> DeadlineIo<S> {
-    /// hyper does not read while it writes, so the deadline is checked on writes too.
-    fn after_write<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.stalled = None;
-            return polled;
+    /// From now on.
+    fn stall(&self) -> Stall {
+        let now = Instant::now();
+        Stall { since: now, look_at: now + self.activity.idle / LOOKS, look_is_due: false, left_to_write: false }
+    }
+
+    /// Of a read, once the deadline has passed.
+    fn end_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stalled {
+            // The peer may have taken bytes, and hyper writes after it has read.
+            Some(stall) if !stall.left_to_write => {
+                stall.left_to_write = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            None if !self.activity.is_in_head() => {
+                // End of file, as if the peer had closed: hyper then ends an idle connection without an error.
+                Poll::Ready(Ok(()))
+            }
+            _ => self.give_up(io::ErrorKind::TimedOut),
         }
-        self.stalled.get_or_insert_with(Instant::now);
-        if self.poll_expired(cx) { self.give_up(io::ErrorKind::TimedOut) } else { Poll::Pending }
     }
 
     fn give_up<T>(&self, why: io::ErrorKind) -> Poll<io::Result<T>> {
@@ -369,11 +448,7 @@ impl<S: AsyncRead + ClientSocket + Unpin> AsyncRead for DeadlineIo<S> {
                 }
                 Poll::Ready(result)
             }
-            Poll::Pending if self.poll_expired(cx) => match self.activity.is_in_head() || self.stalled.is_some() {
-                true => self.give_up(io::ErrorKind::TimedOut),
-                // End of file, as if the peer had closed: hyper then ends an idle connection without an error.
-                false => Poll::Ready(Ok(())),
-            },
+            Poll::Pending if self.poll_expired(cx) => self.end_read(cx),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -383,10 +458,7 @@ impl<S: AsyncWrite + ClientSocket + Unpin> AsyncWrite for DeadlineIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.before_write();
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        if polled.is_ready() {
-            self.activity.bytes_went();
-        }
-        self.after_write(polled, cx)
+        self.after_write(polled, buf, cx)
     }
 
     fn poll_write_vectored(
@@ -396,10 +468,8 @@ impl<S: AsyncWrite + ClientSocket + Unpin> AsyncWrite for DeadlineIo<S> {
     ) -> Poll<io::Result<usize>> {
         self.before_write();
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        if polled.is_ready() {
-            self.activity.bytes_went();
-        }
-        self.after_write(polled, cx)
+        let first = bufs.iter().find(|buf| !buf.is_empty());
+        self.after_write(polled, first.map_or(&[], |buf| &buf[..]), cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -412,7 +482,7 @@ impl<S: AsyncWrite + ClientSocket + Unpin> AsyncWrite for DeadlineIo<S> {
         if matches!(polled, Poll::Ready(Ok(()))) {
             self.activity.receipts.flushed();
         }
-        self.after_write(polled, cx)
+        self.after_flush(polled, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -423,7 +493,8 @@ impl<S: AsyncWrite + ClientSocket + Unpin> AsyncWrite for DeadlineIo<S> {
         if S::CLOSE_WRITES {
             self.activity.receipts.decide(|| self.io.was_reset());
         }
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let polled = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.after_flush(polled, cx)
     }
 }
 

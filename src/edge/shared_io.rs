@@ -24,6 +24,14 @@ struct RememberingIo<S> {
     reset: bool,
 }
 
+impl<S> RememberingIo<S> {
+    fn remember(&mut self, error: Option<&io::Error>) {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        self.reset |=
+            error.is_some_and(|error| matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe));
+    }
+}
+
 impl<S> SharedIo<S> {
     pub(super) fn new(io: S) -> Self {
         SharedIo(Arc::new(Mutex::new(RememberingIo { io, reset: false })))
@@ -74,16 +82,22 @@ impl<S: ClientSocket + Send> ClientSocket for SharedIo<S> {
     fn has_unread(&self) -> bool {
         CallerConnection::has_unread(&*self.0)
     }
+
+    fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        let mut socket = self.0.lock();
+        let pushed = socket.io.push(bytes);
+        socket.remember(pushed.as_ref().err());
+        pushed
+    }
 }
 
 impl<S: Unpin> SharedIo<S> {
     /// Polls an operation, and remembers that it has failed with a reset.
     fn poll<T>(&self, operation: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
         let mut socket = self.0.lock();
         let polled = operation(Pin::new(&mut socket.io));
         if let Poll::Ready(Err(error)) = &polled {
-            socket.reset |= matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe);
+            socket.remember(Some(error));
         }
         polled
     }

@@ -211,6 +211,16 @@ impl Connection {
         }
     }
 
+    /// From now on, the kernel receives little ahead.
+    pub(crate) fn receive_little_ahead(&self) {
+        rustix::net::sockopt::set_socket_recv_buffer_size(&self.socket, 16 * 1024).expect("set");
+    }
+
+    /// Reads at most this many bytes; 0 at the end of the connection, also if it is reset.
+    pub(crate) fn read_piece(&mut self, limit: usize) -> usize {
+        self.stream.read(&mut vec![0; limit]).unwrap_or(0)
+    }
+
     /// Whether the peer has sent `100 Continue`.
     pub(crate) fn continues(&mut self) -> bool {
         self.read_more() && self.buffer.starts_with(b"HTTP/1.1 100")

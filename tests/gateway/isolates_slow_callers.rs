@@ -4,21 +4,26 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use fastrac_sandbox::{Act, Fault};
+use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpSocket;
 
 use crate::{
-    client::{Request, get, request},
+    client::{Connection, Request, get, request},
     h2,
     hostile::frames::{
         ACK, DATA, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, request_frames,
         status_of,
     },
+    passes_responses_unchanged::Certificates,
     test_gateway::{Setup, TestGateway, until},
 };
 
@@ -245,4 +250,43 @@ fn a_stored_response_is_served_to_its_end_however_long_its_caller_reads_over_htt
         thread::sleep(Duration::from_millis(read as u64 / 1000));
     }
     assert!(began.elapsed() > Duration::from_secs(3), "longer than idle");
+}
+
+/// The system calls a socket writable once a third of its buffer is free, which takes such a caller longer than the limit.
+#[test]
+fn a_caller_that_reads_slowly_and_steadily_is_not_cut_off_with_and_without_tls() {
+    const LIMITS: &str = "idle = \"1s\"\nanswer_buffer = \"16MiB\"";
+    const PIECE: usize = 4096;
+    let certificates = Certificates::new();
+    let gateways = [None, Some(&certificates)].map(|tls| {
+        let setup = tls.map_or_else(Setup::default, Setup::with_tls);
+        let gateway = Setup { limits: LIMITS, ..setup }.start();
+        gateway.sandbox.fault(Fault::on("v2.couriers", Act::Long { bytes: 900_000 }));
+        gateway
+    });
+    let mut roots = RootCertStore::empty();
+    roots.add(certificates.root()).expect("an authority");
+    let client = Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth());
+    let connect = |number: usize| match number {
+        0 => Connection::open(gateways[0].data),
+        _ => Connection::over_tls(gateways[1].data, &client).expect("a handshake").0,
+    };
+    thread::scope(|scope| {
+        for number in 0..2 {
+            let connect = &connect;
+            scope.spawn(move || {
+                let length = connect(number).send(&lookup()).body.len();
+                let (mut client, began, mut received) = (connect(number), Instant::now(), 0);
+                client.receive_little_ahead();
+                client.write(&lookup().bytes());
+                while received < length {
+                    let read = client.read_piece(PIECE);
+                    assert!(read > 0, "{number}: ended after {received} of {length} bytes, {:?}", began.elapsed());
+                    received += read;
+                    thread::sleep(Duration::from_millis(50));
+                }
+                assert!(began.elapsed() > Duration::from_secs(4), "longer than idle");
+            });
+        }
+    });
 }

@@ -151,6 +151,12 @@ impl Failure {
         }
     }
 
+    /// Whether nothing was sent.
+    pub fn is_unsent(&self) -> bool {
+        use Failure::{Connect, LocalFault, NotStarted, Revoked, Unrecorded};
+        matches!(self, Connect(_) | LocalFault(_) | NotStarted | Revoked | Unrecorded(_))
+    }
+
     /// Why a second attempt may help, for an operation that may be repeated; `None` if none may.
     pub fn retry_reason(&self) -> Option<RetryReason> {
         match self {

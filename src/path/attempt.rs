@@ -125,7 +125,10 @@ impl PreparedAttempt {
         let sent = upstream::send(&call.worker.pool, keyed, accounting, bounds).await;
         let status = sent.as_ref().ok().map(|answer| answer.status.as_u16());
         attempts.waited_for_upstream(timer.stop(status));
-        attempts.responded(status);
+        // The response to the attempt before is the last one, if nothing was sent.
+        if !sent.as_ref().is_err_and(Failure::is_unsent) {
+            attempts.responded(status);
+        }
         match sent {
             Err(failure) => {
                 // Without a report, the permit counts for nothing.

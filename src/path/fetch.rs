@@ -3,8 +3,8 @@
 //! The plain request, the fill and the order all come through here. There is another attempt only where it can do no
 //! harm: the response proves that nothing was executed (401) and another pair is at hand, at most [`KEY_RESENDS`] times;
 //! or the operation is repeatable and the first attempt failed, once, if the account's retry budget, the breaker and the
-//! deadline allow it. What always holds: if an attempt is refused before it is sent, the result of the one before is the
-//! result. Must not know who waits. Fails with the [`Refusal`] of an attempt
+//! deadline allow it. What always holds: if an attempt is not sent (it is refused, or there is no connection), the result
+//! of the one before is the result. Must not know who waits. Fails with the [`Refusal`] of an attempt
 //! that brought no response, or none that may be passed on.
 
 use std::{pin::pin, time::Duration};
@@ -71,9 +71,10 @@ pub(super) async fn send(
         let answered = Answered { lease, tried: &mut tried };
         let retry = match next_step(call, answered, result, attempts).await {
             NextStep::Done(result) => return result,
+            NextStep::Unsent(refusal) => return result_of(first, refusal, attempts),
             NextStep::Retry(retry) => retry,
         };
-        (first, reason) = (Some(retry.first), Some(retry.reason));
+        (first, reason) = (retry.first.or(first), Some(retry.reason));
         admitted = match admit(call, retry.claim, retry.pair) {
             Ok(admitted) => admitted,
             Err(refusal) => return result_of(first, refusal, attempts),
@@ -94,6 +95,8 @@ fn result_of(
 /// What follows an attempt.
 enum NextStep {
     Done(Result<ClassifiedAnswer, Refusal>),
+    /// Nothing was sent, and there is no other attempt.
+    Unsent(Refusal),
     Retry(Retry),
 }
 
@@ -104,8 +107,8 @@ struct Retry {
     pair: Option<Lease>,
     /// The service's claim; empty if it was used.
     claim: Claim,
-    /// Result of the attempt before.
-    first: Box<Result<ClassifiedAnswer, Refusal>>,
+    /// Result of the attempt before; absent: it was not sent, and is no result.
+    first: Option<Box<Result<ClassifiedAnswer, Refusal>>>,
 }
 
 /// A second attempt after a failure, which the account's retry budget has paid for.
@@ -135,7 +138,7 @@ impl SecondAttempt {
     async fn begin(self, claim: Claim, first: Result<ClassifiedAnswer, Refusal>, attempts: &Attempts) -> NextStep {
         let ((), time) = timed(pin!(retry::wait(self.pause))).await;
         attempts.waited_between(time);
-        NextStep::Retry(Retry { reason: self.reason, pair: None, claim, first: Box::new(first) })
+        NextStep::Retry(Retry { reason: self.reason, pair: None, claim, first: Some(Box::new(first)) })
     }
 }
 
@@ -155,15 +158,15 @@ async fn next_step(
     let schedule = |reason, named| SecondAttempt::schedule(call, attempts, reason, named);
     let (reading, status, mut result) = match result {
         AttemptResult::Failed(Failure::Revoked, claim) => {
-            let first = Box::new(Err(Refusal::from(Failure::Revoked)));
-            return NextStep::Retry(Retry { reason: RetryReason::Key, pair: None, claim, first });
+            return NextStep::Retry(Retry { reason: RetryReason::Key, pair: None, claim, first: None });
         }
         AttemptResult::Failed(failure, claim) => {
             let second = failure.retry_reason().and_then(|reason| schedule(reason, None));
-            let refusal = Err(Refusal::from(failure));
+            let (is_unsent, refusal) = (failure.is_unsent(), Refusal::from(failure));
             return match second {
-                Some(second) => second.begin(claim, refusal, attempts).await,
-                None => NextStep::Done(refusal),
+                Some(second) => second.begin(claim, Err(refusal), attempts).await,
+                None if is_unsent => NextStep::Unsent(refusal),
+                None => NextStep::Done(Err(refusal)),
             };
         }
         // What it says of the pair counts all the same.
@@ -187,7 +190,7 @@ async fn next_step(
         match remedy {
             Some(Remedy::Resend(lease)) => {
                 attempts.refused_unexecuted();
-                let first = Box::new(Err(Refusal::key_rejected()));
+                let first = Some(Box::new(Err(Refusal::key_rejected())));
                 let (reason, claim) = (RetryReason::Key, Claim::default());
                 return NextStep::Retry(Retry { reason, pair: Some(lease), claim, first });
             }

@@ -2,7 +2,9 @@
 //! load on a Fastrac that fails, and are never made against its will or after the caller's time.
 
 use std::{
-    net::TcpListener,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -78,6 +80,49 @@ fn after_a_connection_that_could_not_be_opened() {
     });
     assert_eq!((refused.sent(), attempts(&gateway, &refused)), ("no", 2));
     assert!(retries(&gateway, "connect") >= 1.0);
+}
+
+/// A Fastrac that closes its port when it gets a quote, and then answers it with these bytes.
+fn closing(answer: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let addr = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        loop {
+            let (mut socket, _) = listener.accept().expect("a connection");
+            let mut reader = BufReader::new(socket.try_clone().expect("cloned"));
+            let (mut head, mut body) = (String::new(), 0);
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|read| read > 0) {}
+            let lines = head.to_lowercase();
+            if let Some(length) = lines.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()) {
+                body = length.parse().expect("a length");
+            }
+            reader.read_exact(&mut vec![0; body]).expect("a body");
+            if head.starts_with("POST /tariff") {
+                drop(listener);
+                let _ = socket.write_all(answer.as_bytes());
+                return;
+            }
+            let ok = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 26\r\n\r\n{\"success\":true,\"data\":[]}";
+            let _ = socket.write_all(ok.as_bytes());
+        }
+    });
+    addr
+}
+
+#[test]
+fn an_attempt_that_is_not_sent_leaves_the_result_of_the_one_before() {
+    const BUSY: &str = "HTTP/1.1 503 Busy\r\nconnection: close\r\ncontent-length: 34\r\n\r\n\
+                        {\"success\":false,\"message\":\"Busy\"}";
+    for (answer, status, outcome, sent) in [(BUSY, 503, "upstream_error", "yes"), ("", 502, "cut", "unknown")] {
+        let base_url = Some(format!("http://{}", closing(answer)));
+        let gateway = Setup { base_url, wait: false, ..Setup::default() }.start();
+        until("a key pair", || gateway.admin("/readyz").status == 200);
+        let response = gateway.send(quote());
+        assert_eq!((response.status, response.outcome(), response.sent()), (status, outcome, sent), "{response:?}");
+        assert!(!response.text().contains("nothing was sent"), "{response:?}");
+        let line = gateway.line(response.header("x-request-id").expect("an id"));
+        assert_eq!((&line["attempts"], &line["sent"]), (&2.into(), &sent.into()), "{line}");
+    }
 }
 
 #[test]

@@ -7,11 +7,13 @@
 use std::{
     io::{self, Read, Write},
     os::fd::AsFd,
+    time::Duration,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
+    net::sockopt::set_socket_linger,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{rustls::ServerConnection, server::TlsStream};
@@ -35,6 +37,9 @@ pub trait ClientSocket {
     /// free: first what TLS holds, then of `bytes`. `None`: the client has taken nothing; otherwise, how many of `bytes`
     /// were taken.
     fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>>;
+
+    /// Makes the close a reset, so that the client does not take what it got for everything.
+    fn reset_on_close(&self);
 }
 
 impl ClientSocket for TcpStream {
@@ -57,6 +62,11 @@ impl ClientSocket for TcpStream {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn reset_on_close(&self) {
+        // An error here means that the connection is gone.
+        let _ = set_socket_linger(self, Some(Duration::ZERO));
     }
 }
 
@@ -89,6 +99,10 @@ impl ClientSocket for Box<TlsStream<TcpStream>> {
         }
         if taken { session.writer().write(bytes).map(Some) } else { Ok(None) }
     }
+
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
+    }
 }
 
 /// Half of a connection in memory: a client that does not leave.
@@ -109,6 +123,8 @@ impl ClientSocket for tokio::io::DuplexStream {
     fn push(&mut self, _: &[u8]) -> io::Result<Option<usize>> {
         Ok(None)
     }
+
+    fn reset_on_close(&self) {}
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

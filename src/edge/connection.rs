@@ -116,9 +116,15 @@ impl Context {
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
         let began = activity.request_began();
         let http2 = request.version() >= Version::HTTP_2;
-        let close = if http2 { ConnectionClose::Never } else { ConnectionClose::IfUnreadable };
+        let close = match request.version() {
+            Version::HTTP_2 => ConnectionClose::Never,
+            Version::HTTP_11 => ConnectionClose::IfUnreadable,
+            _ => ConnectionClose::IfUnreadableOrUnended,
+        };
         let stream = http2.then(|| self.streams.open(activity));
-        let guard = RequestGuard { activity: activity.clone(), closing: self.drain.closing.clone(), stream };
+        let has_chunks = request.version() >= Version::HTTP_11;
+        let guard =
+            RequestGuard { activity: activity.clone(), closing: self.drain.closing.clone(), stream, has_chunks };
         let arrival = Arrival { began, close, client, guard };
         let request = request.map(|body| RequestBody { incoming: body, must_see_end: http2 });
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
@@ -176,7 +182,9 @@ where
             Box::pin(drive(context.either.serve_connection(followed(io), service), &context, watch)).await;
         }
     }
-    if activity.lingers() {
+    if activity.has_unended_response() {
+        shared_io.reset_on_close();
+    } else if activity.lingers() {
         context.drain.cut.run_until_cancelled(Box::pin(linger(shared_io.clone()))).await;
     } else if let Some(until) = activity.receipts.undecided_until() {
         let waits = context.drain.cut.run_until_cancelled(Box::pin(await_reset(shared_io.clone(), until)));
@@ -240,7 +248,10 @@ fn poll<C: GracefulConnection, S: ClientSocket + Send>(
 ) -> Poll<Result<(), C::Error>> {
     watch.before_poll();
     let polled = connection.poll(cx);
-    if polled.is_ready() {
+    if let Poll::Ready(ended) = &polled {
+        if ended.is_ok() {
+            watch.activity.response_is_unended(false);
+        }
         return polled;
     }
     if let Some(refused) = watch.activity.heads.take_refused() {
@@ -297,6 +308,8 @@ struct RequestGuard {
     closing: Arc<AtomicBool>,
     /// On HTTP/2.
     stream: Option<Arc<StreamDelivery>>,
+    /// Whether the protocol says where a response without a length ends.
+    has_chunks: bool,
 }
 
 impl path::ExchangeGuard for RequestGuard {
@@ -307,6 +320,9 @@ impl path::ExchangeGuard for RequestGuard {
     fn answered(&mut self, response: ResponseStart) -> Option<Arc<dyn Delivery>> {
         if response.closes {
             self.activity.response_closes();
+        }
+        if !self.has_chunks && response.ends_by.is_some() {
+            self.activity.response_is_unended(true);
         }
         match &self.stream {
             Some(stream) => {

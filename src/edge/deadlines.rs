@@ -51,6 +51,8 @@ pub struct Activity {
     http2: AtomicBool,
     /// A response has said that it ends the connection.
     closing: AtomicBool,
+    /// Only the end of the connection shows the end of its response, which is not complete (HTTP/1.0).
+    unended: AtomicBool,
     /// The connection was given up: nothing more is written to it.
     given_up: AtomicBool,
     /// hyper has read, or waits for bytes.
@@ -98,6 +100,7 @@ impl Activity {
             requested: AtomicBool::new(false),
             http2: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            unended: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             reading: AtomicBool::new(false),
             head_began: AtomicU64::new(0),
@@ -234,6 +237,15 @@ impl Activity {
     /// Records that a response ends the connection.
     pub(super) fn response_closes(&self) {
         self.closing.store(true, Relaxed);
+    }
+
+    /// Records whether the end of the connection would be taken for that of a response that is not complete.
+    pub(super) fn response_is_unended(&self, unended: bool) {
+        self.unended.store(unended, Relaxed);
+    }
+
+    pub(super) fn has_unended_response(&self) -> bool {
+        self.unended.load(Relaxed)
     }
 
     /// At the end of a connection: whether the client may still be sending, and has something to read.

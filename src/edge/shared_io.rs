@@ -89,6 +89,10 @@ impl<S: ClientSocket + Send> ClientSocket for SharedIo<S> {
         socket.remember(pushed.as_ref().err());
         pushed
     }
+
+    fn reset_on_close(&self) {
+        self.0.lock().io.reset_on_close();
+    }
 }
 
 impl<S: Unpin> SharedIo<S> {

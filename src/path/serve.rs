@@ -6,7 +6,7 @@
 use std::{convert::Infallible, future::Future, io, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use http_body::Body as HttpBody;
 use tokio::time::Instant;
 
@@ -44,6 +44,8 @@ pub enum ConnectionClose {
     /// If the request could not be read completely, or was refused because of its form: what follows it on the
     /// connection may not be what it seems (RFC 9112, sections 9.3 and 9.6). Or if the gateway is draining.
     IfUnreadable,
+    /// The same, or if only that says where the response ends: it is still being received, and has no length (HTTP/1.0).
+    IfUnreadableOrUnended,
 }
 
 /// Follows the progress of an exchange, for its connection.
@@ -115,10 +117,13 @@ fn respond<G: ExchangeGuard + 'static>(
 ) -> Response<Body> {
     let x = &mut finish.exchange;
     let unreadable = x.body_pending || outcome.as_ref().is_err_and(|refusal| refusal.code.concerns_form());
+    let unended = outcome.as_ref().is_ok_and(|reply| matches!(reply.body, ReplyBody::Stream(_)));
+    let is_http10 = close == ConnectionClose::IfUnreadableOrUnended;
     let close = match close {
         ConnectionClose::Never => false,
         // Asked now and not when the request began: the drain may have begun meanwhile.
         ConnectionClose::IfUnreadable => unreadable || finish.guard.is_draining(),
+        ConnectionClose::IfUnreadableOrUnended => unreadable || unended || finish.guard.is_draining(),
     };
     let now = Instant::now();
     x.finish(&outcome, now);
@@ -148,6 +153,10 @@ fn respond<G: ExchangeGuard + 'static>(
     };
     let mut response = Response::new(body.delivered_to(delivery).ending(finish));
     *response.status_mut() = reply.status;
+    if close && is_http10 {
+        // Otherwise hyper adds `keep-alive` for a caller that has asked for it.
+        *response.version_mut() = Version::HTTP_10;
+    }
     *response.headers_mut() = reply.headers;
     response
 }

@@ -246,3 +246,43 @@ fn an_empty_body_is_announced_however_the_caller_announced_it() {
     gateway.send(get("/anything").by("shop"));
     assert!(!fastrac.last_head().contains("content-length"), "{}", fastrac.last_head());
 }
+
+/// What an HTTP/1.0 caller gets in response to a read, and whether the connection is reset after it.
+fn over_http10(gateway: &TestGateway, fields: &str) -> (String, bool) {
+    let read = request("GET", "/order/track").header("x-case", "1.0").by("shop");
+    let request =
+        String::from_utf8(read.bytes()).expect("text").replacen("HTTP/1.1\r\n", &format!("HTTP/1.0\r\n{fields}"), 1);
+    let mut socket = TcpStream::connect(gateway.data).expect("connected");
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("set");
+    socket.write_all(request.as_bytes()).expect("written");
+    let mut received = Vec::new();
+    let end = socket.read_to_end(&mut received);
+    (String::from_utf8_lossy(&received).to_lowercase(), end.is_err())
+}
+
+/// HTTP/1.0 has no chunks: where the length is not known either, only the end of the connection says where the response
+/// ends.
+#[test]
+fn a_cut_response_without_a_length_does_not_look_complete() {
+    let (fastrac, mib) = (RawFastrac::start(), 1 << 20);
+    let gateway = fastrac.gateway();
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let long = format!("{{\"success\":true,\"data\":\"{}\"}}", "x".repeat(3 * mib));
+    let first = format!("{head}{mib:x}\r\n{}\r\n{mib:x}\r\n{}\r\n", &long[..mib], &long[mib..2 * mib]);
+    for fields in ["", "connection: keep-alive\r\n"] {
+        for (rest, complete) in [
+            // No chunk has such a length.
+            ("zzz\r\n".to_owned(), false),
+            (format!("{:x}\r\n{}\r\n0\r\n\r\n", long.len() - 2 * mib, &long[2 * mib..]), true),
+        ] {
+            fastrac.answers(&format!("{first}{rest}"));
+            let (received, reset) = over_http10(&gateway, fields);
+            assert_eq!(reset, !complete, "{fields:?}, complete: {complete}, {} bytes", received.len());
+            if complete {
+                let (head, body) = received.split_once("\r\n\r\n").expect("a head");
+                assert_eq!((head.contains("content-length"), body.len()), (false, long.len()));
+                assert!(!head.contains("keep-alive"), "{head}");
+            }
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! The shutdown: drains, cuts off what is left, and closes everything, in bounded time.
 //!
 //! What always holds: the shutdown ends within `limits.drain` of its beginning, or [`CLOSING`] after it cut something
-//! off, whatever hangs: a disk, a name lookup, a thread. What could not be ended is named in the log and left to the
+//! off, whatever hangs: a disk, a name lookup, a thread; and [`SNAPSHOT_CLOSING`] after the drain if only the cache's
+//! snapshot does. What could not be ended is named in the log and left to the
 //! end of the process. Never fails.
 
 use std::{future::Future, time::Duration};
@@ -19,6 +20,10 @@ pub const CLOSING: Duration = Duration::from_secs(2);
 
 /// How long the exchange log may take to write its last lines, at most.
 const LOG_CLOSING: Duration = Duration::from_secs(5);
+
+/// How long the last snapshot of the cache may take, at most. What was used most comes first, and the snapshot before stays
+/// if there is no time for this one.
+const SNAPSHOT_CLOSING: Duration = Duration::from_secs(5);
 
 impl App {
     /// Drains and stops: readiness turns to 503; connections are still accepted for `drain_grace`; then the
@@ -73,8 +78,9 @@ impl App {
                 gateway.live.orders.archive().close().await;
             };
             let state = bounded(close_by, "the state store, whose disk does not respond", state);
-            let entries = snapshots.close(close_by);
-            let entries = bounded(close_by, "the snapshot of the cache, whose disk does not respond", entries);
+            let snapshot_by = close_by.min(Instant::now() + SNAPSHOT_CLOSING);
+            let entries = snapshots.close(snapshot_by);
+            let entries = bounded(snapshot_by, "the snapshot of the cache, whose disk does not respond", entries);
             tokio::join!(state, entries, log, session);
         });
         audit.close(close_by.saturating_duration_since(Instant::now()).min(CLOSING / 4));

@@ -217,6 +217,30 @@ fn a_restore_that_hangs_is_reported_and_later_snapshots_are_written() {
     assert!((0..20).all(|number| gateway.send(city(number)).outcome() == "hit"));
 }
 
+/// Only the disk of the snapshot hangs, and nothing is in progress.
+#[test]
+fn a_snapshot_that_is_never_written_delays_a_stop_by_seconds_only() {
+    let mut gateway = Setup { drain: ("0s", "60s"), ..Setup::default() }.start();
+    warm(&gateway);
+    let file = gateway.app().gateway.live.snapshot_file.clone();
+    let ((begun, has_begun), (end, ended)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+    let writer = thread::spawn(move || {
+        file.replace(|_, _| {
+            begun.send(()).expect("awaited");
+            // Dropped below.
+            let _: Result<(), _> = ended.recv();
+            Err(std::io::ErrorKind::TimedOut.into())
+        })
+    });
+    has_begun.recv().expect("it hangs");
+    let began = Instant::now();
+    gateway.take_app().stop();
+    let elapsed = began.elapsed();
+    drop(end);
+    assert!(writer.join().expect("no panic").is_err());
+    assert!(elapsed < Duration::from_secs(30), "{elapsed:?}");
+}
+
 #[test]
 fn a_purge_whose_snapshot_cannot_be_removed_purges_nothing_and_says_so() {
     let mut gateway = operated();

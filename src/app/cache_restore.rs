@@ -165,7 +165,7 @@ fn restorable(snapshot: &Snapshot, packed: SnapshotEntry<'_>, passed: Duration) 
     let max_length = snapshot.limits.answer_buffer;
     let length = packed.packed.len().min(max_length);
     // An earlier version may have stored one that is; known below.
-    let candidate = Candidate { reading, status: packed.status, length, max_length, is_coded: false };
+    let candidate = Candidate { reading, status: packed.status, length, max_length, is_unreadable: false };
     if !rules::may_store(operation.cache.as_ref()?, &candidate) {
         return None;
     }

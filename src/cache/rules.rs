@@ -1,7 +1,7 @@
 //! What may be stored in the cache. Pure.
 //!
-//! What always holds: only `success:true` with 200, and `not_found`, are ever stored, without a content coding, and only of
-//! an operation that declares a cache policy (`config` allows one on lookups only). Must not know the cache. Never fails.
+//! What always holds: only `success:true` with 200, and `not_found`, are ever stored, without a content coding or a byte
+//! order mark, and only of an operation that declares a cache policy (`config` allows one on lookups only). Must not know the cache. Never fails.
 
 use http::{HeaderMap, StatusCode, header::CONTENT_ENCODING};
 
@@ -19,8 +19,8 @@ pub(crate) struct Candidate {
     pub(crate) length: usize,
     /// `limits.answer_buffer`, in bytes.
     pub(crate) max_length: usize,
-    /// See [`is_coded`].
-    pub(crate) is_coded: bool,
+    /// See [`is_coded`] and [`is_marked`].
+    pub(crate) is_unreadable: bool,
 }
 
 impl Candidate {
@@ -38,6 +38,11 @@ pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
     codings.map(<[u8]>::trim_ascii).any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
+/// Whether a body begins with a byte order mark. Readers of JSON may refuse it (RFC 8259, section 8.1), and many do.
+pub(crate) fn is_marked(body: &[u8]) -> bool {
+    body.starts_with("\u{feff}".as_bytes())
+}
+
 /// Whether a response of this kind may ever be stored.
 pub fn storable(reading: Classification, status: StatusCode) -> bool {
     match reading.outcome.lifetime() {
@@ -49,13 +54,13 @@ pub fn storable(reading: Classification, status: StatusCode) -> bool {
 
 /// Whether a response may be stored by this policy.
 pub(crate) fn may_store(policy: &CachePolicy, candidate: &Candidate) -> bool {
-    let Candidate { reading, status, length, max_length, is_coded } = *candidate;
+    let Candidate { reading, status, length, max_length, is_unreadable } = *candidate;
     let lifetime = match reading.outcome.lifetime() {
         Lifetime::Fresh => policy.fresh,
         Lifetime::NotFound => policy.not_found,
         Lifetime::Never => return false,
     };
-    storable(reading, status) && length <= max_length && !is_coded && !lifetime.is_zero()
+    storable(reading, status) && length <= max_length && !is_unreadable && !lifetime.is_zero()
 }
 
 #[cfg(test)]
@@ -76,7 +81,7 @@ mod tests {
         let may_store = |outcome, status, length| {
             let reading = Classification { outcome, is_envelope: true, key_refused: false };
             let status = StatusCode::from_u16(status).unwrap();
-            super::may_store(&policy, &Candidate { reading, status, length, max_length: 100, is_coded: false })
+            super::may_store(&policy, &Candidate { reading, status, length, max_length: 100, is_unreadable: false })
         };
         assert!(may_store(Outcome::Ok, 200, 100) && may_store(Outcome::NotFound, 404, 1));
         assert!(!may_store(Outcome::Ok, 200, 101), "too long");

@@ -310,8 +310,8 @@ impl Fetch<'_> {
         let reply = answer.reply();
         let ReplyBody::Whole(body) = reply.body else { return Err(Refusal::internal()) };
         let max_length = call.snapshot.limits.answer_buffer;
-        let is_coded = rules::is_coded(&reply.headers);
-        let candidate = Candidate { reading, status: reply.status, length: body.len(), max_length, is_coded };
+        let (length, is_unreadable) = (body.len(), rules::is_coded(&reply.headers) || rules::is_marked(&body));
+        let candidate = Candidate { reading, status: reply.status, length, max_length, is_unreadable };
         let policy = call.operation.cache.as_ref().filter(|_| good.is_none() || !candidate.is_error());
         let storable = policy.is_some_and(|policy| rules::may_store(policy, &candidate));
         let entry = NewEntry {

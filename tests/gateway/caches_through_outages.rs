@@ -73,6 +73,7 @@ fn failures() -> Vec<(Act, Option<u16>)> {
         (Act::Cut { after: 10, reset: false }, None),
         (Act::Reset, None),
         (Act::Long { bytes: 100_000 }, None),
+        (Act::answer(200, "\u{feff}{\"success\":true,\"message\":\"\",\"data\":[]}"), Some(200)),
         (coded("gzip"), Some(200)),
         (coded("identity, x-unknown"), Some(200)),
     ]
@@ -154,6 +155,19 @@ fn a_response_that_says_it_is_coded_is_passed_on_and_not_stored() {
         assert_eq!(cache_status(&response).ends_with("; stored"), is_stored, "{codings}");
         gateway.sandbox.clear_faults();
         assert_eq!(gateway.send(city(number)).outcome() == "hit", is_stored, "{codings}");
+    }
+}
+
+/// Strict readers of JSON refuse it.
+#[test]
+fn a_response_that_begins_with_a_byte_order_mark_is_passed_on_and_not_stored() {
+    let gateway = TestGateway::new();
+    let body = "\u{feff}{\"success\":true,\"message\":\"\",\"data\":[]}";
+    gateway.sandbox.fault(Fault::on("v2.city", Act::answer(200, body)));
+    for _ in 0..2 {
+        let response = gateway.send(city(0));
+        assert_eq!((response.outcome(), cache_status(&response)), ("ok", "fwd=uri-miss"));
+        assert_eq!(response.body, body.as_bytes(), "as Fastrac sent it");
     }
 }
 

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     AdminState,
     audit::AuditSubject,
     cache_status::walks,
-    error::{AdminError, JsonBody, off_thread},
+    error::{AdminError, JsonBody, given_text, off_thread},
 };
 use crate::{
     cache::PurgeScope,
@@ -75,24 +75,20 @@ fn single(error: &ReloadError) -> Vec<Value> {
     vec![json!({ "place": null, "line": null, "message": error.to_string() })]
 }
 
-/// What is to be purged: everything for which all members hold. A member that a script has left empty is an error, as
-/// null is no text: it would make the command mean more.
+/// What is to be purged: everything for which all members hold. A member that a script has left empty is an error: it
+/// would make the command mean more.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct PurgeRequest {
     /// Absent: of all accounts.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "given_text")]
     account: Option<String>,
     /// Name of an operation; absent: of all.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "given_text")]
     operation: Option<String>,
     /// Text with which the path begins; absent: any path.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "given_text")]
     path_prefix: Option<String>,
-}
-
-fn text<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(value).map(Some)
 }
 
 /// Removes the stored responses for which all that is given holds; if nothing is given, every one. Also from the disk.
@@ -159,6 +155,7 @@ fn purge_within(gateway: &Gateway, scope: &PurgeScope) -> io::Result<BTreeMap<Ar
 #[serde(default, deny_unknown_fields)]
 pub(super) struct WarmRequest {
     /// Absent: all accounts.
+    #[serde(deserialize_with = "given_text")]
     account: Option<String>,
 }
 

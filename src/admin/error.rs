@@ -13,7 +13,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize as _, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 /// How long one request may take: two canaries (10 s each), one after the other, and some slack.
@@ -68,6 +68,11 @@ impl IntoResponse for AdminError {
         let headers: HeaderMap = header.into_iter().collect();
         (status, headers, Json(body)).into_response()
     }
+}
+
+/// An optional member whose absence makes a command mean more. Null, which a script may leave for a name, is an error.
+pub(super) fn given_text<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(value).map(Some)
 }
 
 /// Extractor: a JSON body. An empty body means the defaults.

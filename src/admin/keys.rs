@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     AdminState,
     audit::AuditSubject,
-    error::{AdminError, JsonBody},
+    error::{AdminError, JsonBody, given_text},
 };
 use crate::{
     keys::{PairVersion, Revocation, Rotated, Verdict},
@@ -38,6 +38,7 @@ pub(super) struct RotateRequest {
     /// Use a new pair without verifying it.
     force: bool,
     /// Absent: all accounts.
+    #[serde(deserialize_with = "given_text")]
     account: Option<String>,
 }
 
@@ -45,6 +46,7 @@ pub(super) struct RotateRequest {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct VerifyRequest {
     /// Absent: all accounts.
+    #[serde(deserialize_with = "given_text")]
     account: Option<String>,
 }
 

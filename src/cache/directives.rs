@@ -67,7 +67,9 @@ impl RequestDirectives {
         if is("no-cache") {
             self.no_cache = true;
         } else if is("max-age") {
-            self.max_age = strictest(Some(argument.and_then(seconds).unwrap_or_default()), self.max_age);
+            let max_age = argument.and_then(seconds);
+            self.max_age = strictest(max_age, self.max_age);
+            self.no_cache |= max_age.is_none();
         } else if is("min-fresh") {
             self.min_fresh = self.min_fresh.max(Some(argument.and_then(seconds).unwrap_or(Duration::MAX)));
         }
@@ -220,6 +222,7 @@ mod tests {
         assert_eq!(forcing("min-fresh=0"), [AtOnce, AtOnce, Never, Never, Never]);
         assert_eq!(forcing("min-fresh=10, max-stale"), [AtOnce, AtOnce, Never, Never, Never]);
         assert_eq!(forcing("min-fresh=10, max-age=50"), [AtOnce, Never, Never, Never, Never]);
+        assert_eq!(forcing("min-fresh=1, max-age=0"), NONE, "both must hold");
     }
 
     #[test]
@@ -242,8 +245,13 @@ mod tests {
     fn a_value_that_cannot_be_read_accepts_nothing_stored_or_counts_as_absent() {
         for value in ["max-age", "max-age=", "max-age=-1", "max-age=1.5", "max-age=junk", "max-age=\"", "max-age=1 2"] {
             assert_eq!(forcing(value), NONE, "{value}");
+            let beside = ["max-stale", "max-stale=1000", "max-age=1000", "max-age=1000, max-stale", "only-if-cached"];
+            for other in beside {
+                assert_eq!(forcing(&format!("{value}, {other}")), NONE, "{value} {other}");
+                assert_eq!(forcing(&format!("{other}, {value}")), NONE, "{other} {value}");
+            }
         }
-        for value in ["min-fresh", "min-fresh=x", "min-fresh=\"\""] {
+        for value in ["min-fresh", "min-fresh=x", "min-fresh=\"\"", "min-fresh=x, max-stale", "max-age=9, min-fresh="] {
             assert_eq!(forcing(value), NONE, "{value}");
         }
         for value in ["max-stale=", "max-stale=x", "max-stale=-1", "max-stale=\"1", "maxstale", "x-max-stale=5"] {

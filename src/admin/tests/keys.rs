@@ -123,6 +123,8 @@ async fn what_is_not_meant_well_is_refused_without_being_repeated() {
     let bodies = [
         ("/keys/rotate", r#"{"account": "canary-nobody"}"#, 404),
         ("/keys/rotate", r#"{"canary-member": 1}"#, 400),
+        ("/keys/rotate", r#"{"account": null}"#, 400),
+        ("/keys/verify", r#"{"account": null}"#, 400),
         ("/keys/rotate", r#"{"force": "canary"}"#, 400),
         ("/keys/rotate", "canary", 400),
         ("/keys/revoke", r#"{"version": "canary"}"#, 400),

@@ -199,8 +199,12 @@ async fn purge_forgets_every_stored_answer() {
 #[tokio::test]
 async fn a_walk_is_of_an_account_that_exists() {
     let stage = TestAdmin::usual().await;
-    for (body, status) in [(r#"{"account":"none"}"#, 404), (r#"{"accounts":[]}"#, 400), (r#"{"account":"main"}"#, 200)]
-    {
+    for (body, status) in [
+        (r#"{"account":"none"}"#, 404),
+        (r#"{"accounts":[]}"#, 400),
+        (r#"{"account":null}"#, 400),
+        (r#"{"account":"main"}"#, 200),
+    ] {
         assert_eq!(stage.post("/cache/warm", body).await.status, status, "{body}");
     }
     assert!(stage.post("/cache/warm", "").await.json()["walks"].is_object());

@@ -16,6 +16,8 @@ pub(super) const FRESH: Duration = Duration::from_secs(30);
 const STALE: Duration = Duration::from_secs(24 * 3600);
 /// How long a failed lookup is not repeated.
 const FAILED: Duration = Duration::from_secs(1);
+/// How long after a failed lookup the next one comes after those of other names.
+const COMES_LAST: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
 pub(super) struct CachedName {
@@ -70,9 +72,14 @@ impl CachedName {
         }
     }
 
+    /// Whether its last lookup has failed.
+    pub(super) fn has_failed(&self, now: Instant) -> bool {
+        self.failed.as_ref().is_some_and(|(_, at)| now < *at + COMES_LAST)
+    }
+
     /// Whether nothing of it would be used any more.
     pub(super) fn is_forgotten(&self, now: Instant) -> bool {
-        self.at(now) == Known::Due(None)
+        self.at(now) == Known::Due(None) && !self.has_failed(now)
     }
 }
 

@@ -1,12 +1,14 @@
 //! Looks names up on few threads of its own, whoever and however many ask.
 //!
 //! getaddrinfo(3) blocks, at times for a minute, and cannot be cancelled. What always holds: there is one lookup of a name
-//! at a time, shared by all that wait for it, each no longer than it may; at most [`MAX_THREADS`] run at once, the others
-//! wait for a thread. The threads belong to no runtime, so neither a drain nor the end of the process waits for them. They
+//! at a time, shared by all that wait for it, each no longer than it may; at most [`PLACES`] run at once, the others wait
+//! for a place, those of names whose last lookup failed behind the rest. A lookup gives its place up after [`LATE`], so
+//! that names that hang keep no others waiting; there are at most [`MAX_THREADS`] all the same. The threads belong to no runtime, so neither a drain nor the end of the process waits for them. They
 //! end when there is nothing to look up.
 
 use std::{
     collections::{HashMap, VecDeque},
+    io,
     net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -26,7 +28,13 @@ use super::{
 use crate::deadline;
 
 /// Maximum number of lookups at once. The names are those of accounts, proxies and vaults: few, and looked up seldom.
-const MAX_THREADS: usize = 8;
+const PLACES: usize = 8;
+/// How long a lookup keeps its place. Most take milliseconds.
+const LATE: Duration = Duration::from_secs(1);
+/// How often requests that wait look whether places have become free.
+const LOOK: Duration = Duration::from_millis(250);
+/// Maximum number of lookups, with those that have given their place up.
+const MAX_THREADS: usize = 64;
 
 /// How long a lookup may take before the last known addresses of its name are used instead (RFC 8767, section 5: 1.8 s;
 /// less, because a connection has to be opened as well).
@@ -56,6 +64,8 @@ struct LookupState {
 /// A lookup that has no result yet.
 struct RunningLookup {
     began: Instant,
+    /// When a thread began with it.
+    taken: Option<Instant>,
     result: watch::Sender<Option<LookupResult>>,
 }
 
@@ -89,9 +99,18 @@ impl Lookups {
             Err(known) => return known,
         };
         let until = if stale.is_some() { by.min(started + STALE_AFTER) } else { by };
-        // The sender is dropped only after it has sent a result.
-        let sent = deadline::until(until, result.wait_for(Option::is_some)).await.and_then(Result::ok);
-        let result = sent.and_then(|result| result.clone());
+        let result = loop {
+            let look_at = until.min(Instant::now() + LOOK);
+            let sent = deadline::until(look_at, result.wait_for(Option::is_some)).await;
+            // The sender is dropped only after it has sent a result.
+            if let Some(sent) = sent {
+                break sent.ok().and_then(|result| result.clone());
+            }
+            if look_at == until {
+                break None;
+            }
+            self.0.fill_places();
+        };
         let result = result.unwrap_or_else(|| Err(LookupError::slow(began.elapsed())));
         result.or_else(|error| stale.ok_or(error))
     }
@@ -111,19 +130,14 @@ impl Lookups {
             return Ok(PendingLookup { began: running.began, result: running.result.subscribe(), stale });
         }
         let (sender, result) = watch::channel(None);
-        state.running.insert(name.to_owned(), RunningLookup { began: now, result: sender });
+        state.running.insert(name.to_owned(), RunningLookup { began: now, taken: None, result: sender });
         state.waiting.push_back(name.to_owned());
-        if state.threads < MAX_THREADS {
-            let shared = self.0.clone();
-            match thread::Builder::new().name("lookup".into()).spawn(move || shared.work()) {
-                Ok(_) => state.threads += 1,
-                // Another thread will come to it.
-                Err(_) if state.threads > 0 => {}
-                Err(error) => {
-                    state.waiting.clear();
-                    state.finish(name, Err(LookupError::Failed(format!("no thread for a name lookup: {error}"))));
-                }
-            }
+        if let Err(error) = self.0.start_thread(&mut state, now)
+            // Otherwise another thread will come to it.
+            && state.threads == 0
+        {
+            state.waiting.clear();
+            state.finish(name, Err(LookupError::Failed(format!("no thread for a name lookup: {error}"))));
         }
         Ok(PendingLookup { began: now, result, stale })
     }
@@ -137,6 +151,25 @@ impl Lookups {
 }
 
 impl SharedLookups {
+    /// Starts a thread if there is a place for it.
+    fn start_thread(self: &Arc<Self>, state: &mut LookupState, now: Instant) -> io::Result<()> {
+        if state.places_taken(now) < PLACES && state.threads < MAX_THREADS {
+            let shared = self.clone();
+            thread::Builder::new().name("lookup".into()).spawn(move || shared.work())?;
+            state.threads += 1;
+        }
+        Ok(())
+    }
+
+    /// Starts threads for names that wait, where lookups have given their places up.
+    fn fill_places(self: &Arc<Self>) {
+        let (mut state, now) = (self.state.lock(), Instant::now());
+        for _ in 0..state.waiting.len() {
+            // Tried again by the next request that looks.
+            let _ = self.start_thread(&mut state, now);
+        }
+    }
+
     /// What a thread does.
     fn work(&self) {
         while let Some(name) = self.next() {
@@ -148,8 +181,9 @@ impl SharedLookups {
 
     /// The next name to look up; `None`: the thread ends.
     fn next(&self) -> Option<String> {
-        let mut state = self.state.lock();
-        let next = state.waiting.pop_front();
+        let (mut state, now) = (self.state.lock(), Instant::now());
+        // Threads whose lookup was late may be too many.
+        let next = if state.places_taken(now) <= PLACES { state.take_waiting(now) } else { None };
         if next.is_none() {
             state.threads -= 1;
         }
@@ -158,6 +192,21 @@ impl SharedLookups {
 }
 
 impl LookupState {
+    /// Threads, without those whose lookup has given its place up.
+    fn places_taken(&self, now: Instant) -> usize {
+        let late = |running: &&RunningLookup| running.taken.is_some_and(|taken| now >= taken + LATE);
+        self.threads - self.running.values().filter(late).count()
+    }
+
+    /// The next name to look up.
+    fn take_waiting(&mut self, now: Instant) -> Option<String> {
+        let has_failed = |name: &String| self.cached.get(name).is_some_and(|cached| cached.has_failed(now));
+        let next = self.waiting.iter().position(|name| !has_failed(name)).unwrap_or(0);
+        let name = self.waiting.remove(next)?;
+        self.running.get_mut(&name)?.taken = Some(now);
+        Some(name)
+    }
+
     /// Keeps a result, and passes it on to all that wait for it.
     fn finish(&mut self, name: &str, result: LookupResult) {
         let now = Instant::now();

@@ -117,8 +117,8 @@ pub trait Delivery: Send + Sync {
     fn offered(&self);
     /// There is nothing to take: Fastrac is waited for.
     fn awaits_upstream(&self);
-    /// The connection has taken bytes of a piece.
-    fn written(&self);
+    /// The connection has taken so many bytes of a piece.
+    fn written(&self, bytes: usize);
     /// The connection has taken the last byte.
     fn taken(&self);
 }
@@ -202,7 +202,7 @@ impl Buf for Piece {
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
         if let Some(delivery) = &self.delivery {
-            delivery.written();
+            delivery.written(count);
             if self.last && self.bytes.is_empty() {
                 delivery.taken();
             }
@@ -336,7 +336,7 @@ mod tests {
 
     #[tokio::test]
     async fn reads_whole_up_to_the_bound() {
-        let memory = || Memory::new(100).allowance(Priority::Low);
+        let memory = || Memory::new(100).share(None).allowance(Priority::Low);
         assert_eq!(collect(pieces(&["ab", "", "c"]), 3, soon(), memory).await, Ok(Bytes::from("abc")));
         assert_eq!(collect(pieces(&["ab", "cd"]), 3, soon(), memory).await, Err(BodyError::TooLarge(3)));
         let full = |text: &'static str| Full::new(Bytes::from(text));
@@ -346,12 +346,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn claims_what_it_reads_until_it_is_freed() {
-        let memory = Memory::new(1000);
-        let allowance = || memory.allowance(Priority::High);
+        let memory = Memory::new(1900);
+        let allowance = || memory.share(None).allowance(Priority::High);
         let body = collect(Full::new(Bytes::from(vec![7; 900])), 2000, soon(), allowance).await.unwrap();
         assert_eq!(memory.used(), 900);
         // A declared length is refused before a byte is read, one that is not declared once it is too long.
-        let exhausted = Err(BodyError::NoMemory(MemoryExhausted));
+        let exhausted = Err(BodyError::NoMemory(MemoryExhausted::ShareUsed));
         assert_eq!(collect(Full::new(Bytes::from(vec![7; 101])), 2000, soon(), allowance).await, exhausted);
         assert_eq!(collect(pieces(&["x"; 101]), 2000, soon(), allowance).await, exhausted);
         assert_eq!(collect(Never, 2000, soon(), allowance).await, Err(BodyError::TooSlow));

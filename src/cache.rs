@@ -38,7 +38,7 @@ use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{config::CachePolicy, memory::Memory, outcome::Outcome};
+use crate::{config::CachePolicy, memory::MemoryShare, outcome::Outcome};
 pub(crate) use directives::Acceptance;
 pub use directives::RequestDirectives;
 pub(crate) use entry::STALE_WAIT;
@@ -138,7 +138,7 @@ impl Cache {
     }
 
     /// A response in the form in which it may be stored. `memory` accounts for what left the cache while it is read.
-    pub fn pack(&self, response: NewEntry, memory: &Arc<Memory>) -> CacheEntry {
+    pub fn pack(&self, response: NewEntry, memory: &Arc<MemoryShare>) -> CacheEntry {
         CacheEntry::packed(response.with_etag(), &self.names, memory)
     }
 
@@ -258,7 +258,7 @@ impl Cache {
         &self,
         packed: SnapshotEntry<'_>,
         details: RestoredDetails,
-        memory: &Arc<Memory>,
+        memory: &Arc<MemoryShare>,
     ) -> Option<CacheEntry> {
         CacheEntry::restored(packed, details, &self.names, memory)
     }

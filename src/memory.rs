@@ -1,23 +1,30 @@
 //! How many bytes of requests and responses the process buffers, and who may buffer more (`limits.memory`).
 //!
 //! A buffer claims its bytes before they are allocated. What always holds: the claims of a priority are granted only
-//! while all claims together stay within its part of the limit, so `low` is shed first and `high` last; a claim goes
-//! back when its bytes are freed, whatever ends the request. Two things may exceed the limit: the response to an order,
+//! while all claims together stay within its part of the limit, so `low` is shed first and `high` last; a service may hold
+//! as much as it leaves free of that part, so that there is room for others however many hold all they may (the rule of
+//! "dynamic thresholds" for the buffers of a switch; Choudhury and Hahne, 1998); a claim goes back when its bytes are
+//! freed, whatever ends the request. Two things may exceed the limit: the response to an order,
 //! which must be read because nobody can ask for it again, and stored responses that left the cache while callers still
-//! read them. A claim is one addition to a shared counter. Must not know requests. Fails with
+//! read them. A claim is an addition to two shared counters. Must not know requests. Fails with
 //! [`MemoryExhausted`], without waiting.
 
 mod buffer;
+mod share;
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 pub use buffer::ClaimedBuffer;
+pub use share::{MemoryShare, MemoryShares};
 
 use crate::config::Priority;
 
@@ -38,17 +45,24 @@ const SHORT_RESPONSE: usize = 16 * 1024;
 pub struct Memory {
     used: AtomicUsize,
     limit: AtomicUsize,
+    /// By name of service; `None`: the gateway's own calls.
+    shares: Mutex<BTreeMap<Option<Box<str>>, Weak<MemoryShare>>>,
 }
 
 /// No room for more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("The gateway buffers as many bytes of requests and responses as it may (`limits.memory`)")]
-pub struct MemoryExhausted;
+pub enum MemoryExhausted {
+    #[error("The gateway buffers as many bytes of requests and responses as it may (`limits.memory`)")]
+    Full,
+    /// Others may claim as many.
+    #[error("The requests and responses of this service take as many bytes as they may (its share of `limits.memory`)")]
+    ShareUsed,
+}
 
 impl Memory {
     /// `limit` in bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Memory { used: AtomicUsize::new(0), limit: AtomicUsize::new(limit) })
+        Arc::new(Memory { limit: AtomicUsize::new(limit), used: AtomicUsize::default(), shares: Mutex::default() })
     }
 
     /// Changes the limit. What has been claimed stays.
@@ -65,21 +79,12 @@ impl Memory {
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
-
-    /// What a request of this priority may claim.
-    pub fn allowance(self: &Arc<Self>, priority: Priority) -> MemoryAllowance {
-        MemoryAllowance { memory: self.clone(), percent: Some(part_of(priority)) }
-    }
-
-    fn release(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Relaxed);
-    }
 }
 
 /// What one request may claim.
 #[derive(Clone, Debug)]
 pub struct MemoryAllowance {
-    memory: Arc<Memory>,
+    share: Arc<MemoryShare>,
     /// Part of the limit, in percent. `None`: there is none.
     percent: Option<usize>,
 }
@@ -90,10 +95,17 @@ impl MemoryAllowance {
         MemoryAllowance { percent: None, ..self }
     }
 
-    /// Bytes that all claims together may have for this one to be granted.
-    fn limit(&self) -> usize {
-        let part = |percent| self.memory.limit() / 100 * percent;
-        self.percent.map_or(usize::MAX, part)
+    /// Whether there may be so many bytes in all, `own` of them of the same service.
+    fn allows(&self, all: usize, own: usize) -> Result<(), MemoryExhausted> {
+        let Some(percent) = self.percent else { return Ok(()) };
+        let limit = self.share.memory().limit() / 100 * percent;
+        if all > limit {
+            Err(MemoryExhausted::Full)
+        } else if own > limit - all {
+            Err(MemoryExhausted::ShareUsed)
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether so many bytes could be claimed now: to be checked before a request causes bytes that it has no claim for
@@ -102,7 +114,8 @@ impl MemoryAllowance {
     /// # Errors
     /// [`MemoryExhausted`].
     pub fn check(&self, bytes: usize) -> Result<(), MemoryExhausted> {
-        if self.memory.used().saturating_add(bytes) <= self.limit() { Ok(()) } else { Err(MemoryExhausted) }
+        let (all, own) = (self.share.memory().used(), self.share.used());
+        self.allows(all.saturating_add(bytes), own.saturating_add(bytes))
     }
 
     /// Whether there is room for a response whose length is not known yet: for a short one at least.
@@ -114,7 +127,7 @@ impl MemoryAllowance {
     }
 
     fn empty_claim(&self) -> MemoryClaim {
-        MemoryClaim { memory: self.memory.clone(), bytes: 0 }
+        MemoryClaim { share: self.share.clone(), bytes: 0 }
     }
 
     /// Claims room for this many bytes.
@@ -132,7 +145,7 @@ impl MemoryAllowance {
 #[derive(Debug)]
 #[must_use = "the room goes back when the claim is dropped"]
 pub struct MemoryClaim {
-    memory: Arc<Memory>,
+    share: Arc<MemoryShare>,
     bytes: usize,
 }
 
@@ -140,11 +153,8 @@ impl MemoryClaim {
     /// Claims more, up to `bytes` in all.
     fn grow_to(&mut self, bytes: usize, allowance: &MemoryAllowance) -> Result<(), MemoryExhausted> {
         let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else { return Ok(()) };
-        let before = self.memory.used.fetch_add(more, Relaxed);
-        if before.saturating_add(more) > allowance.limit() {
-            self.memory.release(more);
-            return Err(MemoryExhausted);
-        }
+        let (all, own) = self.share.add(more);
+        allowance.allows(all, own).inspect_err(|_| self.share.release(more))?;
         self.bytes = bytes;
         Ok(())
     }
@@ -152,7 +162,7 @@ impl MemoryClaim {
     /// Gives back all but `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
-        self.memory.release(less);
+        self.share.release(less);
         self.bytes -= less;
     }
 
@@ -164,7 +174,7 @@ impl MemoryClaim {
 
 impl Drop for MemoryClaim {
     fn drop(&mut self) {
-        self.memory.release(self.bytes);
+        self.share.release(self.bytes);
     }
 }
 
@@ -184,10 +194,10 @@ impl<C> AsRef<[u8]> for Held<C> {
 const SMALL: usize = 16 * 1024;
 
 /// The callers that read stored bytes. The cache accounts for the bytes while it stores them (`cache.memory`), and a
-/// claim while they are read and not stored.
+/// claim, in the share of the service that has fetched them, while they are read and not stored.
 #[derive(Debug)]
 pub struct Readers {
-    memory: Arc<Memory>,
+    share: Arc<MemoryShare>,
     state: Mutex<ReadersState>,
 }
 
@@ -200,15 +210,15 @@ struct ReadersState {
 
 #[derive(Debug)]
 struct ReadersClaim {
-    memory: Arc<Memory>,
+    share: Arc<MemoryShare>,
     bytes: usize,
     counted: AtomicBool,
 }
 
 impl Readers {
     /// None yet, of bytes that are not stored yet.
-    pub fn new(memory: &Arc<Memory>) -> Self {
-        Readers { memory: memory.clone(), state: Mutex::default() }
+    pub fn new(share: &Arc<MemoryShare>) -> Self {
+        Readers { share: share.clone(), state: Mutex::default() }
     }
 
     /// The bytes for one more reader.
@@ -217,7 +227,7 @@ impl Readers {
             return bytes;
         }
         let mut state = self.state.lock();
-        let new = || ReadersClaim { memory: self.memory.clone(), bytes: bytes.len(), counted: AtomicBool::new(false) };
+        let new = || ReadersClaim { share: self.share.clone(), bytes: bytes.len(), counted: AtomicBool::new(false) };
         let claim = state.claim.upgrade().unwrap_or_else(|| Arc::new(new()));
         claim.set_counted(!state.stored);
         state.claim = Arc::downgrade(&claim);
@@ -240,9 +250,9 @@ impl ReadersClaim {
     fn set_counted(&self, counted: bool) {
         if self.counted.swap(counted, Relaxed) != counted {
             if counted {
-                self.memory.used.fetch_add(self.bytes, Relaxed);
+                self.share.add(self.bytes);
             } else {
-                self.memory.release(self.bytes);
+                self.share.release(self.bytes);
             }
         }
     }
@@ -258,30 +268,60 @@ impl Drop for ReadersClaim {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        MemoryExhausted::{Full, ShareUsed},
+        *,
+    };
+
+    /// Of one service for each priority.
+    fn allowance(memory: &Arc<Memory>, priority: Priority) -> MemoryAllowance {
+        memory.share(Some(&format!("{priority:?}"))).allowance(priority)
+    }
 
     #[test]
     fn low_is_refused_first_and_high_last() {
         let memory = Memory::new(1000);
-        let [low, normal, high] = [Priority::Low, Priority::Normal, Priority::High].map(|it| memory.allowance(it));
-        let first = low.claim(600).unwrap();
-        assert_eq!((low.claim(1).err(), low.check(1)), (Some(MemoryExhausted), Err(MemoryExhausted)));
-        let second = normal.claim(200).unwrap();
-        assert!(normal.claim(1).is_err() && normal.check(1).is_err() && high.check(200).is_ok());
-        let third = high.claim(200).unwrap();
-        assert!(high.claim(1).is_err() && high.check(1).is_err());
-        assert_eq!(memory.used(), 1000);
+        let [low, normal, high] = [Priority::Low, Priority::Normal, Priority::High].map(|it| allowance(&memory, it));
+        let full = |allowance: &MemoryAllowance, bytes| {
+            assert_eq!((allowance.check(bytes), allowance.claim(bytes).err()), (Err(Full), Some(Full)));
+        };
+        let first = ["a", "b", "c"].map(|name| memory.share(Some(name)).allowance(Priority::High).claim(160).unwrap());
+        let second = low.claim(60).unwrap();
+        full(&low, 61);
+        let third = normal.claim(130).unwrap();
+        full(&low, 1);
+        full(&normal, 131);
+        let fourth = high.claim(160).unwrap();
+        full(&normal, 1);
+        full(&high, 171);
+        assert_eq!((high.check(5), memory.used()), (Ok(()), 830));
         // What must be read is read.
         let forced = low.clone().unlimited().claim(5000).unwrap();
-        assert_eq!((memory.used(), low.clone().unlimited().check_response()), (6000, Ok(())));
-        drop((first, second, third, forced));
-        assert_eq!((memory.used(), low.check(600)), (0, Ok(())));
+        assert_eq!((memory.used(), low.clone().unlimited().check_response()), (5830, Ok(())));
+        drop((first, second, third, fourth, forced));
+        assert_eq!((memory.used(), low.check(300)), (0, Ok(())));
+    }
+
+    #[test]
+    fn a_service_may_hold_what_it_leaves_free() {
+        let memory = Memory::new(1000);
+        let [greedy, other, late] = ["greedy", "other", "late"].map(|name| memory.share(Some(name)));
+        let greedy = greedy.allowance(Priority::Normal);
+        let held = greedy.claim(400).unwrap();
+        assert_eq!((greedy.claim(1).err(), greedy.check(1)), (Some(ShareUsed), Err(ShareUsed)));
+        let more = other.allowance(Priority::Normal).claim(200).unwrap();
+        assert_eq!(other.allowance(Priority::Normal).check(1), Err(ShareUsed));
+        assert_eq!(late.allowance(Priority::Normal).check(100), Ok(()));
+        assert_eq!(late.allowance(Priority::Low).check(1), Err(Full), "of `low` there is nothing left");
+        // Nothing comes back to it before it holds less than it would leave free.
+        drop((held, more));
+        assert_eq!((greedy.check(400), memory.used()), (Ok(()), 0));
     }
 
     #[test]
     fn a_claim_goes_back_with_the_last_handle_to_its_bytes() {
         let memory = Memory::new(1000);
-        let claim = memory.allowance(Priority::High).claim(300).unwrap();
+        let claim = allowance(&memory, Priority::High).claim(300).unwrap();
         let mut bytes = claim.hold(Bytes::from(vec![7; 300]));
         let part = bytes.split_to(10);
         drop(bytes);
@@ -293,7 +333,7 @@ mod tests {
     #[test]
     fn stored_bytes_count_while_they_are_read_and_not_stored() {
         let memory = Memory::new(1 << 20);
-        let (readers, bytes) = (Readers::new(&memory), Bytes::from(vec![7; SMALL + 1]));
+        let (readers, bytes) = (Readers::new(&memory.share(None)), Bytes::from(vec![7; SMALL + 1]));
         let early = readers.read(bytes.clone());
         assert_eq!((memory.used(), early[..] == bytes[..]), (SMALL + 1, true));
         readers.set_stored(true);
@@ -318,12 +358,12 @@ mod tests {
     #[test]
     fn a_lower_limit_applies_at_once() {
         let memory = Memory::new(1000);
-        let allowance = memory.allowance(Priority::High);
+        let allowance = allowance(&memory, Priority::High);
         let claim = allowance.claim(500).unwrap();
         memory.set_limit(400);
         assert_eq!((allowance.claim(1).is_err(), memory.used(), memory.limit()), (true, 500, 400));
         drop(claim);
-        assert!(allowance.claim(400).is_ok());
+        assert!(allowance.claim(200).is_ok());
     }
 
     proptest! {
@@ -335,8 +375,8 @@ mod tests {
             let mut claims = Vec::new();
             for (what, bytes, other) in steps {
                 let priority = [Priority::Low, Priority::Normal, Priority::High][usize::from(what)];
-                if let Ok(mut claim) = memory.allowance(priority).claim(bytes) {
-                    let _ = claim.grow_to(other, &memory.allowance(priority));
+                if let Ok(mut claim) = allowance(&memory, priority).claim(bytes) {
+                    let _ = claim.grow_to(other, &allowance(&memory, priority));
                     claim.shrink_to(other);
                     claims.push(claim);
                 }

@@ -70,7 +70,8 @@ where
     let operation = operation?.clone();
     snapshot.catalog.permit(service, &operation)?;
     // 3 the whole body
-    let memory = || snapshot.memory.allowance(snapshot.catalog.services[service].config.priority);
+    let share = || snapshot.memory_shares.of(Some(service));
+    let memory = || share().allowance(snapshot.catalog.services[service].config.priority);
     let body = x.collect(pin!(body::collect(body, snapshot.limits.request_body, upload, memory))).await?;
     let request = BufferedRequest { method: head.method, target, headers: head.headers, body };
     let call = Call::new(x, Permitted { service, operation }, request, timeout);

@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::{
     accept::weight,
     admission::{BudgetLimit, Exceeded, LimitWindow, OverBudget, OverrideNotice},
+    memory::MemoryExhausted,
     orders::FirstSent,
     outcome::{Code, Outcome, Sent},
     record::RequestId,
@@ -45,6 +46,8 @@ pub struct Refusal {
     pub outcome: Outcome,
     /// Whether the same request may succeed at another time.
     may_succeed: bool,
+    /// The service that asked holds too much memory.
+    pub(crate) memory_share_used: bool,
 }
 
 impl Refusal {
@@ -63,7 +66,16 @@ impl Refusal {
                 | Code::RequestUpgrade
                 | Code::RequestIdempotency
         );
-        Refusal { code, status, message: message.into(), first_sent: None, retry_after: None, outcome, may_succeed }
+        Refusal {
+            code,
+            status,
+            message: message.into(),
+            first_sent: None,
+            retry_after: None,
+            outcome,
+            may_succeed,
+            memory_share_used: false,
+        }
     }
 
     pub fn status(self, status: StatusCode) -> Self {
@@ -72,6 +84,11 @@ impl Refusal {
 
     pub fn retry_after(self, wait: Duration) -> Self {
         Refusal { retry_after: Some(wait), ..self }
+    }
+
+    /// A refusal because of memory: whether it concerns only the service that asked.
+    fn holding_too_much(self, exhausted: MemoryExhausted) -> Self {
+        Refusal { memory_share_used: exhausted == MemoryExhausted::ShareUsed, ..self }
     }
 
     /// A quota of `service` is used up.

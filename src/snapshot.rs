@@ -17,7 +17,7 @@ use crate::{
     config::{Api, Class, LimitsConfig, MessagesConfig},
     fetched::SharedFetch,
     keys::{Keys, Vault},
-    memory::Memory,
+    memory::{Memory, MemoryShares},
     orders::Orders,
     record::Recorder,
     spending::Spenders,
@@ -31,6 +31,7 @@ pub struct Snapshot {
     pub in_flight: InFlightLimit,
     /// Bytes that requests and responses may take, of the whole process.
     pub memory: Arc<Memory>,
+    pub memory_shares: MemoryShares,
     pub callers: Callers,
     pub catalog: Catalog,
     /// By index of service.

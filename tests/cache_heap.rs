@@ -68,7 +68,8 @@ fn fill(cache: &Cache, memory: &Arc<Memory>, count: usize, size: usize) {
     let mut random = fastrand::Rng::with_seed(17);
     let operation = OperationLifetimes::fixed("v2.district", Lifetimes::only_fresh(Duration::from_secs(3600)));
     for number in 0..count {
-        let entry = Arc::new(cache.pack(response(random.usize(size / 2..size * 3 / 2), &operation), memory));
+        let entry =
+            Arc::new(cache.pack(response(random.usize(size / 2..size * 3 / 2), &operation), &memory.share(None)));
         cache.keep(key(number), entry, cache.generation());
     }
 }

@@ -173,7 +173,7 @@ fn restorable(snapshot: &Snapshot, packed: SnapshotEntry<'_>, passed: Duration) 
     let details = RestoredDetails { operation, age, uses: packed.uses };
     let may_be_coded = packed.names.contains(&CONTENT_ENCODING);
     let has_secret = snapshot.accounts.iter().any(|account| account.keys.leaks_in(&[packed.packed]));
-    let entry = snapshot.cache.unpack(packed, details, &snapshot.memory).filter(|_| !has_secret)?;
+    let entry = snapshot.cache.unpack(packed, details, snapshot.memory_shares.of(None)).filter(|_| !has_secret)?;
     if may_be_coded && rules::is_coded(&entry.headers(0)) {
         return None;
     }

@@ -23,7 +23,7 @@ use super::{
     validator,
 };
 use crate::{
-    memory::{Memory, Readers},
+    memory::{MemoryShare, Readers},
     outcome::Outcome,
 };
 
@@ -147,7 +147,7 @@ impl CacheEntry {
 
     /// A response that may be stored. It gets bytes of its own: slices would keep the buffers of the connection alive,
     /// uncounted, as long as the entry lives.
-    pub(super) fn packed(response: NewEntry, lists: &NameLists, memory: &Arc<Memory>) -> Self {
+    pub(super) fn packed(response: NewEntry, lists: &NameLists, memory: &Arc<MemoryShare>) -> Self {
         let NewEntry { headers, stored_from, body, .. } = &response;
         let content = PackedResponse::new(headers, stored_from, body, lists);
         CacheEntry::shared(response).with(content, memory)
@@ -158,7 +158,7 @@ impl CacheEntry {
         packed: SnapshotEntry<'_>,
         details: RestoredDetails,
         lists: &NameLists,
-        memory: &Arc<Memory>,
+        memory: &Arc<MemoryShare>,
     ) -> Option<Self> {
         let SnapshotEntry { status, outcome, names, packed, .. } = packed;
         let content = PackedResponse::restored(names, packed.to_vec(), lists)?;
@@ -174,7 +174,7 @@ impl CacheEntry {
         CacheEntry { uses: old.uses().into(), ..self }
     }
 
-    fn with(self, content: PackedResponse, memory: &Arc<Memory>) -> Self {
+    fn with(self, content: PackedResponse, memory: &Arc<MemoryShare>) -> Self {
         CacheEntry { content: Content::Packed(content), readers: Some(Readers::new(memory)), ..self }
     }
 

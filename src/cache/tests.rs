@@ -164,7 +164,7 @@ fn a_purge_of_a_part_leaves_the_rest_and_keeps_out_what_was_requested_before() {
 fn what_has_left_it_counts_until_its_readers_are_done() {
     let memory = Memory::new(1 << 20);
     let cache = Cache::new(400_000);
-    let detached = |size| Arc::new(cache.pack(response(size, Lifetimes::only_fresh(MINUTE)), &memory));
+    let detached = |size| Arc::new(cache.pack(response(size, Lifetimes::only_fresh(MINUTE)), &memory.share(None)));
     // Stores a response and reads it.
     let store = |name: &str, size| {
         let entry = detached(size);

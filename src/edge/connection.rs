@@ -367,7 +367,7 @@ impl Delivery for Http1Delivery {
     }
 
     /// hyper copies each piece at once into its own buffer, whose writes the connection watches.
-    fn written(&self) {}
+    fn written(&self, _bytes: usize) {}
 
     fn taken(&self) {
         self.activity.receipts.taken(self.receipt.lock().take());

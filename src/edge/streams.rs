@@ -2,8 +2,9 @@
 //!
 //! hyper runs each stream in a task of its own, and polls neither the body nor anything else of it while the peer's
 //! window is closed. So a timer in that task ends the stream (RST_STREAM) when the caller has taken no byte for
-//! `limits.idle`, or when a response that is still being received is past its deadline. What always holds: time in which
-//! Fastrac is waited for is not the caller's. An HTTP/1.1 response has its connection to itself, so its deadlines are the
+//! `limits.idle`, or over that time fewer than [`LEAST_RATE`] (what it does not take is memory that others need), or when a
+//! response that is still being received is past its deadline. What always holds: time in which Fastrac is waited for is
+//! not the caller's. An HTTP/1.1 response has its connection to itself, so its deadlines are the
 //! connection's (`deadlines`). This file must not know requests. Never fails.
 
 use std::{
@@ -25,6 +26,12 @@ use crate::{
     body::{Delivery, Receipt},
     deadline::LateTimer,
 };
+
+/// Least rate at which a caller must take a response, in bytes per second. `limits.idle` is the slack.
+const LEAST_RATE: u64 = 256;
+
+/// Time that a taken byte is good for, in microseconds.
+const TIME_OF_BYTE: u64 = 1_000_000 / LEAST_RATE;
 
 /// Runs the streams of a data thread's connections.
 #[derive(Clone, Default)]
@@ -67,8 +74,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
 /// How far the caller has taken the response of a stream.
 pub(super) struct StreamDelivery {
     activity: Arc<Activity>,
-    /// Since when the caller has taken no byte of what it could take, in microseconds of the connection's clock; `NEVER`
-    /// if there is nothing to take.
+    /// Since when the caller has taken no byte of what it could take, in microseconds of the connection's clock; earlier by
+    /// what it is behind [`LEAST_RATE`]. `NEVER` if there is nothing to take.
     waits_since: AtomicU64,
     /// When the response must be complete, on the same clock; `NEVER` if it is complete here.
     ends_by: AtomicU64,
@@ -102,9 +109,11 @@ impl Delivery for StreamDelivery {
         self.waits_since.store(NEVER, Relaxed);
     }
 
-    fn written(&self) {
-        if self.waits_since.load(Relaxed) != NEVER {
-            self.offered();
+    fn written(&self, bytes: usize) {
+        let since = self.waits_since.load(Relaxed);
+        if since != NEVER {
+            let paid = since.saturating_add(TIME_OF_BYTE.saturating_mul(bytes as u64));
+            self.waits_since.store(paid.min(self.activity.now()), Relaxed);
         }
         self.activity.response_bytes_went();
     }

@@ -16,7 +16,7 @@ use crate::{
     config::{self, Config, Endpoint, KeySource},
     connector::Connector,
     keys::{Keeper, KeySettings, Keys, Observer, PairSource, Vault, VaultError},
-    memory::Memory,
+    memory::{Memory, MemoryShares},
     record::{LiveSecrets, Masker, Names, Recorder},
     snapshot::{Account, Snapshot},
     spending::{Spenders, Spending},
@@ -132,6 +132,7 @@ pub(super) fn compile(
     let mask = Arc::new(mask);
     let snapshot = Snapshot {
         limits: config.limits.clone(),
+        memory_shares: MemoryShares::new(&memory, config.services.iter().map(|service| &*service.name)),
         memory,
         in_flight: previous.map_or_else(InFlightLimit::default, |previous| previous.snapshot.in_flight.clone()),
         callers: Callers::new(&config.services, previous.map(|previous| &previous.snapshot.callers)),

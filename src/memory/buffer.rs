@@ -87,8 +87,8 @@ mod tests {
 
     #[test]
     fn a_single_piece_is_not_copied_and_a_length_without_room_is_refused_at_once() {
-        let memory = Memory::new(1000);
-        let mut buffer = ClaimedBuffer::new(memory.allowance(Priority::High), 900).unwrap();
+        let memory = Memory::new(2000);
+        let mut buffer = ClaimedBuffer::new(memory.share(None).allowance(Priority::High), 900).unwrap();
         assert_eq!(memory.used(), 0, "nothing has arrived");
         let piece = Bytes::from(vec![7; 100]);
         buffer.push(piece.clone()).unwrap();
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!((bytes.as_ptr(), memory.used()), (piece.as_ptr(), 100));
         drop(bytes);
         assert_eq!(memory.used(), 0);
-        assert!(ClaimedBuffer::new(memory.allowance(Priority::Low), 601).is_err());
+        assert!(ClaimedBuffer::new(memory.share(None).allowance(Priority::Low), 601).is_err());
     }
 
     #[test]
@@ -104,7 +104,7 @@ mod tests {
         const PIECE: usize = 16 * 1024;
         let memory = Memory::new(64 << 20);
         let declared = 60 * PIECE + 1;
-        let mut buffer = ClaimedBuffer::new(memory.allowance(Priority::High), declared).unwrap();
+        let mut buffer = ClaimedBuffer::new(memory.share(None).allowance(Priority::High), declared).unwrap();
         let mut allocations = Vec::new();
         for n in 1..=60 {
             buffer.push(Bytes::from(vec![7; PIECE])).unwrap();
@@ -123,7 +123,7 @@ mod tests {
             pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..20), declared in 0..2000_usize
         ) {
             let memory = Memory::new(2500);
-            let Ok(mut buffer) = ClaimedBuffer::new(memory.allowance(Priority::High), declared) else { return Ok(()) };
+            let Ok(mut buffer) = ClaimedBuffer::new(memory.share(None).allowance(Priority::High), declared) else { return Ok(()) };
             let mut expected = Vec::new();
             for piece in pieces {
                 expected.extend_from_slice(&piece);

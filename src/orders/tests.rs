@@ -142,7 +142,7 @@ impl TestOrder {
             masked: Some(&self.body),
             request_id: &self.request_id,
             connection: self.connection.as_ref(),
-            memory: &Memory::new(1 << 20).allowance(Priority::Normal),
+            memory: &Memory::new(1 << 20).share(None).allowance(Priority::Normal),
         };
         orders.recall(&request, wait).await
     }

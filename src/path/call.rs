@@ -195,7 +195,7 @@ impl UpstreamCall {
 
     /// What may be buffered for it.
     pub(super) fn allowance(&self) -> MemoryAllowance {
-        self.snapshot.memory.allowance(self.priority())
+        self.snapshot.memory_shares.of(self.service).allowance(self.priority())
     }
 
     /// What may be buffered of its response. Where it decides what became of an order it is always read.

@@ -325,7 +325,7 @@ impl Fetch<'_> {
         };
         let entry = Arc::new(match storable {
             true => {
-                let entry = call.snapshot.cache.pack(entry, &call.snapshot.memory);
+                let entry = call.snapshot.cache.pack(entry, call.snapshot.memory_shares.of(call.service));
                 if let Some(good) = good { entry.replacing(good) } else { entry }
             }
             false => CacheEntry::shared(entry),

@@ -174,15 +174,15 @@ impl Search<'_> {
 }
 
 /// Whether what a fetch came to concerns the service that began it, and not this one: its quota or its part of the budget
-/// was used up, or it was the gateway's own and there was no budget to spare. Requests of the same service share such a
-/// refusal.
+/// or the memory was used up, or it was the gateway's own and there was no budget to spare. Requests of the same service
+/// share such a refusal.
 fn is_only_leaders(result: &FetchResult, call: &Call) -> bool {
     let Err(FetchRefused { refusal, service, .. }) = result else { return false };
     let of_limits = matches!(
         refusal.code,
         Code::QuotaSecond | Code::QuotaDay | Code::BudgetSecond | Code::BudgetDay | Code::BudgetInFlight
     );
-    of_limits && service.as_ref() != Some(&call.service().name)
+    (of_limits || refusal.memory_share_used) && service.as_ref() != Some(&call.service().name)
 }
 
 async fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {

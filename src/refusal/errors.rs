@@ -76,8 +76,8 @@ impl From<BodyError> for Refusal {
 
 impl From<MemoryExhausted> for Refusal {
     fn from(exhausted: MemoryExhausted) -> Self {
-        Refusal::new(Code::GatewayOverloaded, format!("{exhausted}; try again in 1 s"))
-            .retry_after(Duration::from_secs(1))
+        let refusal = Refusal::new(Code::GatewayOverloaded, format!("{exhausted}; try again in 1 s"));
+        refusal.retry_after(Duration::from_secs(1)).holding_too_much(exhausted)
     }
 }
 
@@ -144,7 +144,8 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let refusal = Refusal::new(failure.code(), failure.to_string());
         match failure {
-            Failure::LocalFault(_) | Failure::NoMemory(_) | Failure::Revoked | Failure::Unrecorded(_) => {
+            Failure::NoMemory(exhausted) => refusal.retry_after(Duration::from_secs(1)).holding_too_much(exhausted),
+            Failure::LocalFault(_) | Failure::Revoked | Failure::Unrecorded(_) => {
                 refusal.retry_after(Duration::from_secs(1))
             }
             _ => refusal,

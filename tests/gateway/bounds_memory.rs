@@ -14,12 +14,13 @@ use crate::{
     test_gateway::{Setup, TestGateway, until},
 };
 
-const SERVICES: &[(&str, &str)] = &[
-    ("bulk", "priority = \"low\"\nallow = [\"lookup\", \"read\", \"quote\", \"order\"]"),
-    ("vip", "priority = \"high\"\nallow = [\"lookup\", \"read\", \"quote\", \"order\"]"),
-];
+const SERVICES: &[(&str, &str)] = &[("bulk", LOW), ("batch", LOW), ("office", NORMAL), ("vip", HIGH), ("desk", HIGH)];
+const NORMAL: &str = "allow = [\"lookup\", \"read\", \"quote\", \"order\"]";
+const LOW: &str = "priority = \"low\"\nallow = [\"lookup\", \"read\", \"quote\", \"order\"]";
+const HIGH: &str = "priority = \"high\"\nallow = [\"lookup\", \"read\", \"quote\", \"order\"]";
 
-/// Length of an upload, in bytes: 8 MiB are room for five of `low`, six of `normal` and eight of `high`.
+/// Length of an upload, in bytes: of 8 MiB there is room for five of `low`, six of `normal` and eight of `high`, of one
+/// service for half as many.
 const UPLOAD: usize = 1_000_000;
 
 fn gateway(limits: &'static str) -> TestGateway {
@@ -69,20 +70,23 @@ fn is_shed(gateway: &TestGateway, service: &str) {
 fn uploads_are_shed_by_priority_and_those_that_have_begun_are_served() {
     let mut gateway = gateway("memory = \"8MiB\"");
     gateway.send(get("/region/province").by("bulk"));
-    let mut held_open: Vec<_> = (0..5).map(|_| held(&gateway, "bulk")).collect();
-    is_shed(&gateway, "bulk");
-    held_open.push(held(&gateway, "shop"));
-    is_shed(&gateway, "shop");
-    held_open.extend([held(&gateway, "vip"), held(&gateway, "vip")]);
-    is_shed(&gateway, "vip");
+    let mut held_open = Vec::new();
+    for (service, uploads) in [("bulk", 2), ("batch", 1), ("shop", 1), ("vip", 2)] {
+        held_open.extend((0..uploads).map(|_| held(&gateway, service)));
+        is_shed(&gateway, service);
+    }
+    // Of other services too, by priority.
+    is_shed(&gateway, "office");
+    held_open.push(held(&gateway, "desk"));
+    is_shed(&gateway, "desk");
     // Without a body, what has to be fetched is shed too, but nothing that the cache has.
     let fetched = |n: u32| get(&format!("/region/city?province_id=31&n={n}"));
     assert_eq!(gateway.send(fetched(1).by("bulk")).code(), "gateway.overloaded");
-    assert_eq!(gateway.send(fetched(2).by("vip")).status, 200);
+    assert_eq!(gateway.send(fetched(2).by("desk")).status, 200);
     assert_eq!(gateway.send(get("/region/province").by("bulk")).outcome(), "hit");
     for page in ["/metrics", "/status", "/config"] {
         let text = gateway.admin(page).text();
-        let shown = ["buffered_bytes 8000000", "\"buffered_bytes\":8000000", "\"memory\":\"8MiB\""];
+        let shown = ["buffered_bytes 7000000", "\"buffered_bytes\":7000000", "\"memory\":\"8MiB\""];
         assert!(shown.iter().any(|shown| text.contains(shown)), "{page}: {text}");
     }
     // One that was accepted comes to its end.
@@ -141,9 +145,14 @@ fn slow_reader(gateway: &TestGateway, request: &Request) -> TcpStream {
 
 /// The same over HTTP/2, with a window that stays closed.
 fn closed_window(gateway: &TestGateway, request: &Request) -> TcpStream {
+    narrow_window(gateway, request, 0)
+}
+
+/// A caller that takes so many bytes of its response and no more.
+fn narrow_window(gateway: &TestGateway, request: &Request, window: u32) -> TcpStream {
     let mut stream = TcpStream::connect(gateway.data).expect("connected");
-    let window = [&4_u16.to_be_bytes()[..], &0_u32.to_be_bytes()].concat();
-    let frames = [PREFACE, &frame(SETTINGS, 0, 0, &window), &request_frames(1, request)].concat();
+    let setting = [&4_u16.to_be_bytes()[..], &window.to_be_bytes()].concat();
+    let frames = [PREFACE, &frame(SETTINGS, 0, 0, &setting), &request_frames(1, request)].concat();
     stream.write_all(&frames).expect("written");
     stream
 }
@@ -154,19 +163,53 @@ fn slow_readers_of_responses_are_bounded_and_keep_nothing_from_others() {
     let gateway = gateway("memory = \"32MiB\"\nanswer_buffer = \"8MiB\"");
     gateway.sandbox.fault(Fault::on("v2.track", Act::Long { bytes: LONG }));
     let mut readers = Vec::new();
-    for (n, http2) in [(1, false), (2, true), (3, false)] {
-        let bulk = track("bulk");
-        readers.push(if http2 { closed_window(&gateway, &bulk) } else { slow_reader(&gateway, &bulk) });
+    for (n, service, http2) in [(1, "bulk", false), (2, "batch", true)] {
+        let low = track(service);
+        readers.push(if http2 { closed_window(&gateway, &low) } else { slow_reader(&gateway, &low) });
         until("the response is held", || (LONG..LONG + 100_000).contains(&(used(&gateway) / n)));
     }
-    // The fourth has no room; that is known before it is sent once the part of `low` is full.
-    let fourth = gateway.send(track("bulk"));
+    // The third has no room.
+    let third = gateway.send(track("bulk"));
     assert_eq!(
-        (fourth.status, fourth.code().as_str(), fourth.header("retry-after")),
+        (third.status, third.code().as_str(), third.header("retry-after")),
         (503, "gateway.overloaded", Some("1"))
     );
     assert!(gateway.send(track("vip")).body.len() > LONG);
     assert!(used(&gateway) <= 32 << 20);
+    drop(readers);
+    is_free(&gateway);
+}
+
+/// Has a service hold as much as it may, with long responses that its callers do not take; they take refusals.
+fn hold_all_it_may(gateway: &TestGateway, service: &str) -> Vec<TcpStream> {
+    let readers: Vec<_> = (0..9).map(|_| narrow_window(gateway, &track(service), 2_000)).collect();
+    until("it holds all it may", || gateway.metric("requests_total", &[("outcome", "overloaded")]) >= 6.0);
+    readers
+}
+
+const LONG: usize = 900_000;
+
+#[test]
+fn a_service_that_holds_all_it_may_leaves_room_for_others_of_its_priority() {
+    let gateway = gateway("memory = \"8MiB\"\nidle = \"60s\"");
+    gateway.sandbox.fault(Fault::on("v2.track", Act::Long { bytes: LONG }));
+    let readers = hold_all_it_may(&gateway, "shop");
+    assert!(used(&gateway) < 4 << 20, "{}", used(&gateway));
+    let refused = gateway.send(track("shop"));
+    assert_eq!((refused.status, refused.code().as_str()), (503, "gateway.overloaded"));
+    for _ in 0..10 {
+        assert!(gateway.send(track("office")).body.len() > LONG);
+    }
+    // Also one that waits for what that service fetches.
+    let slow = Fault { delay_ms: 500, ..Fault::on("v2.couriers", Act::Long { bytes: LONG }) };
+    gateway.sandbox.fault(slow);
+    let couriers = |service| get("/courier/all").by(service);
+    let mut leader = gateway.connect();
+    leader.write(&couriers("shop").bytes());
+    until("it is fetched", || gateway.metric("in_flight_requests", &[("service", "shop")]) == 4.0);
+    let followed = gateway.send(couriers("office"));
+    assert_eq!(leader.read_response("GET").expect("a response").code(), "gateway.overloaded");
+    assert!(followed.status == 200 && followed.body.len() > LONG, "{}", followed.status);
     drop(readers);
     is_free(&gateway);
 }
@@ -185,17 +228,17 @@ fn a_streamed_response_claims_what_is_buffered_of_it() {
 #[test]
 fn the_response_to_an_order_is_read_however_full_the_memory_is() {
     let gateway = gateway("memory = \"8MiB\"\nidle = \"60s\"");
-    let late = Fault { delay_ms: 2000, ..Fault::on("v2.order_express", Act::Long { bytes: 3_000_000 }) };
+    let late = Fault { delay_ms: 2000, ..Fault::on("v2.order_express", Act::Long { bytes: 2_400_000 }) };
     gateway.sandbox.fault(late);
     let order = post("/order/express", bodies::ORDER).by("bulk").header("idempotency-key", "a-b-c-1");
     let mut caller = gateway.connect();
     caller.write(&order.bytes());
     until("it is in flight", || used(&gateway) > 0);
-    let uploads: Vec<_> = (0..6).map(|_| nearly_complete(&gateway, "vip")).collect();
-    until("nothing is left for it", || used(&gateway) > 6_000_000);
+    let uploads: Vec<_> = (0..6).map(|n| nearly_complete(&gateway, ["vip", "vip", "desk"][n / 2])).collect();
+    until("nothing is left for it", || used(&gateway) > 5_100_000);
     let response = caller.read_response("POST").expect("a response");
     assert_eq!((response.status, response.sent()), (200, "yes"), "{:?}", response.headers);
-    assert!(response.body.len() > 3_000_000);
+    assert!(response.body.len() > 2_400_000);
     // Nor is it read again for a repeat while there is no room for it.
     let repeat = || gateway.send(order.clone());
     let refused = repeat();
@@ -230,6 +273,6 @@ fn whatever_ends_a_request_its_memory_is_free() {
     is_free(&gateway);
     drop(held(&gateway, "shop"));
     is_free(&gateway);
-    gateway.send(post("/order/express", bodies::ORDER).by("clerk"));
+    gateway.send(post("/order/express", bodies::ORDER).by("office"));
     is_free(&gateway);
 }

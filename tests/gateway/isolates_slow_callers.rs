@@ -174,6 +174,21 @@ fn a_window_that_opens_byte_by_byte_holds_its_place_until_the_operations_timeout
 }
 
 #[test]
+fn a_window_that_opens_byte_by_byte_does_not_hold_a_buffered_response_for_ever() {
+    let gateway = Setup { limits: "idle = \"1s\"", ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.track", Act::Long { bytes: 400_000 }));
+    let mut client = Windowed::send(gateway.data, 0, &track());
+    let (mut seen, began) = (Seen::default(), Instant::now());
+    while seen.reset.is_none() {
+        client.open(1);
+        client.read(&mut seen);
+        assert!(began.elapsed() < Duration::from_secs(15), "never ended: {seen:?}");
+    }
+    assert!(seen.body > 0);
+    until("its memory is free", || gateway.app().gateway.current.load().memory.used() == 0);
+}
+
+#[test]
 fn an_http1_caller_that_reads_byte_by_byte_holds_its_place_until_the_operations_timeout() {
     let gateway = one_place(PATIENT, TWO_SECONDS);
     let mut client = narrow(gateway.data);

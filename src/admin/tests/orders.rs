@@ -21,7 +21,7 @@ async fn leave_unknown(orders: &Orders, request_id: &str) {
         masked: None,
         request_id,
         connection: None,
-        memory: &Memory::new(1 << 20).allowance(Priority::Normal),
+        memory: &Memory::new(1 << 20).share(None).allowance(Priority::Normal),
     };
     let Ok(Recall::New(ticket, _caller)) = orders.recall(&request, &mut OrderWait::default()).await else {
         panic!("not new")

@@ -47,7 +47,7 @@ async fn a_lookup_in_vain_does_not_count_after_a_move() {
             masked: None,
             request_id: "r1",
             connection: None,
-            memory: &Memory::new(1 << 20).allowance(Priority::Normal),
+            memory: &Memory::new(1 << 20).share(None).allowance(Priority::Normal),
         };
         OrderIdentity { absent_at, ..super::super::request::identity(&request).unwrap() }
     };

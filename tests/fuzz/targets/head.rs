@@ -112,7 +112,7 @@ async fn cross(head: Parts, body: Incoming, data: &[u8]) -> Option<()> {
     let service = rooms.callers.identify(&head.headers, &Default::default(), std::time::SystemTime::now()).ok()?;
     let operation = rooms.catalog.classify(&head.method, path_and_query.path()).ok()?;
     rooms.catalog.permit(service, operation).ok()?;
-    let memory = || Memory::new(1 << 20).allowance(Priority::Normal);
+    let memory = || Memory::new(1 << 20).share(None).allowance(Priority::Normal);
     let deadline = Deadline::after(Instant::now(), Duration::from_secs(30));
     let body = collect(body, 64 * 1024, deadline, memory).await.ok()?;
     let asked = BufferedRequest { method: head.method, target: path_and_query, headers: head.headers, body };

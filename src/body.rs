@@ -1,7 +1,7 @@
 //! The body of a request, collected whole, and the body of a response.
 //!
 //! What always holds: a request is read whole before anything is spent on it, up to a limit, within its deadline and
-//! under a claim for its memory;
+//! under a claim for its memory, and so is its head if that is large;
 //! the [`BodyEnd`] of a response is notified at most once, when the last byte is taken or the body fails, and dropped
 //! with the body; a response leaves in pieces, so that little of it waits in buffers. Must not know what the bytes mean.
 //! Fails with [`BodyError`].
@@ -17,13 +17,13 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, Method, uri::PathAndQuery};
+use http::{HeaderMap, Method, request::Parts, uri::PathAndQuery};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 
 use crate::{
     deadline::Deadline,
-    memory::{ClaimedBuffer, MemoryAllowance, MemoryExhausted},
+    memory::{ClaimedBuffer, MemoryAllowance, MemoryClaim, MemoryExhausted},
 };
 
 /// A request whose body has been read whole.
@@ -57,6 +57,26 @@ pub enum BodyError {
     /// The connection was lost, or the framing is wrong.
     #[error("the request's body could not be read")]
     Broken,
+}
+
+/// Heads up to this size are not claimed, in bytes: `InFlightLimit` bounds their number.
+const SMALL_HEAD: usize = 4 * 1024;
+
+/// What a header field takes beside its name and value, in bytes: its places in the tables of a `HeaderMap`, which double.
+const FIELD: usize = 128;
+
+/// Claims the memory of a request's head, if it is large. Over HTTP/2, a field that was sent before is one byte.
+///
+/// # Errors
+/// [`MemoryExhausted`].
+pub fn claim_head(
+    head: &Parts,
+    memory: impl FnOnce() -> MemoryAllowance,
+) -> Result<Option<MemoryClaim>, MemoryExhausted> {
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD);
+    let size = target + fields.sum::<usize>();
+    if size > SMALL_HEAD { memory().claim(size).map(Some) } else { Ok(None) }
 }
 
 /// Reads a request's body whole.
@@ -357,6 +377,26 @@ mod tests {
         assert_eq!(collect(Never, 2000, soon(), allowance).await, Err(BodyError::TooSlow));
         assert_eq!(memory.used(), 900);
         drop(body);
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn a_large_head_is_claimed_with_its_tables_and_a_small_one_costs_nothing() {
+        let memory = Memory::new(1 << 20);
+        let allowance = || memory.share(None).allowance(Priority::High);
+        let head = |fields: usize, length: usize| {
+            let mut builder = http::Request::get(format!("/a?{}", "x".repeat(length)));
+            for _ in 0..fields {
+                builder = builder.header("a", "b");
+            }
+            builder.body(()).unwrap().into_parts().0
+        };
+        assert!(claim_head(&head(20, 100), allowance).unwrap().is_none());
+        let claims = [head(900, 0), head(1, 5000)].map(|head| claim_head(&head, allowance).unwrap());
+        assert_eq!((memory.used(), claims.len()), (900 * (FIELD + 2) + 3 + FIELD + 2 + 5003, 2));
+        drop(claims);
+        memory.set_limit(200_000);
+        assert_eq!(claim_head(&head(900, 0), allowance).err(), Some(MemoryExhausted::ShareUsed));
         assert_eq!(memory.used(), 0);
     }
 

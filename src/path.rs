@@ -69,9 +69,10 @@ where
     x.reserve_line(timeout, operation.as_ref().ok().copied()).await?;
     let operation = operation?.clone();
     snapshot.catalog.permit(service, &operation)?;
-    // 3 the whole body
+    // 3 the whole body; the memory of a large head is claimed while anything is waited for
     let share = || snapshot.memory_shares.of(Some(service));
     let memory = || share().allowance(snapshot.catalog.services[service].config.priority);
+    let _head = body::claim_head(&head, memory)?;
     let body = x.collect(pin!(body::collect(body, snapshot.limits.request_body, upload, memory))).await?;
     let request = BufferedRequest { method: head.method, target, headers: head.headers, body };
     let call = Call::new(x, Permitted { service, operation }, request, timeout);

@@ -55,8 +55,12 @@ use crate::{
     snapshot::{Snapshot, Worker},
 };
 
-/// Maximum size of a request head and of hyper's read buffer, in bytes.
+/// Maximum size of a request head over HTTP/1.1 and of hyper's read buffer, in bytes.
 const BUFFER: usize = 64 * 1024;
+
+/// Maximum size of a request head over HTTP/2, in bytes, each field with 32 more (RFC 9113, section 6.5.2): up to 960 fields,
+/// which take some 75 to 150 bytes each.
+const HEAD_LIST: u32 = 32 * 1024;
 
 /// Maximum number of open streams on one HTTP/2 connection.
 const STREAMS: u32 = 128;
@@ -93,7 +97,7 @@ impl Context {
         let mut http2 = http2::Builder::new(streams.clone());
         http2
             .max_concurrent_streams(STREAMS)
-            .max_header_list_size(BUFFER as u32)
+            .max_header_list_size(HEAD_LIST)
             .max_send_buf_size(SEND_BUFFER)
             .timer(TokioTimer::new());
         let mut either = auto::Builder::new(streams.clone());
@@ -101,7 +105,7 @@ impl Context {
         either
             .http2()
             .max_concurrent_streams(STREAMS)
-            .max_header_list_size(BUFFER as u32)
+            .max_header_list_size(HEAD_LIST)
             .max_send_buf_size(SEND_BUFFER)
             .timer(TokioTimer::new());
         Arc::new(Context { current, worker, drain, http1, http2, either, streams })

@@ -10,7 +10,7 @@ use crate::{
     bodies,
     client::{Connection, Request, get, post, request},
     h2,
-    hostile::frames::{PREFACE, SETTINGS, frame, request_frames},
+    hostile::frames::{DATA, PREFACE, SETTINGS, frame, request_frames},
     test_gateway::{Setup, TestGateway, until},
 };
 
@@ -274,5 +274,29 @@ fn whatever_ends_a_request_its_memory_is_free() {
     drop(held(&gateway, "shop"));
     is_free(&gateway);
     gateway.send(post("/order/express", bodies::ORDER).by("office"));
+    is_free(&gateway);
+}
+
+/// Many fields, which take far more memory than bytes on the wire, and the beginning of a body.
+fn wide_head(stream: u32, service: &str) -> Vec<u8> {
+    let mut request = request("POST", "/tariff/express").by(service);
+    for _ in 0..800 {
+        request = request.header("a", "b");
+    }
+    let whole = request_frames(stream, &Request { body: b"{".to_vec(), ..request });
+    // Without the end of the stream.
+    [&whole[..whole.len() - 10], &frame(DATA, 0, stream, b"{")].concat()
+}
+
+#[test]
+fn the_heads_of_requests_that_wait_are_claimed_too() {
+    let gateway = gateway("memory = \"8MiB\"");
+    let mut stream = TcpStream::connect(gateway.data).expect("connected");
+    let heads: Vec<_> = (0..60).flat_map(|n| wide_head(2 * n + 1, "shop")).collect();
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, b""), &heads].concat()).expect("written");
+    until("some are refused", || gateway.metric("requests_total", &[("outcome", "overloaded")]) >= 20.0);
+    assert!((2_000_000..4_000_000).contains(&used(&gateway)), "{}", used(&gateway));
+    assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("office")).status, 200);
+    drop(stream);
     is_free(&gateway);
 }

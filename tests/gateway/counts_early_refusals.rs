@@ -182,7 +182,10 @@ fn refused_streams() -> Vec<(&'static str, Vec<u8>, Value, &'static str)> {
     let filler = "x".repeat(70_000);
     let large = fields(&[(b"x-filler", filler.as_bytes())]);
     let many: Vec<(&[u8], &[u8])> = vec![(b"x-filler", b"0123456789"); 1600];
+    // Nothing on the wire, but a table of a hundred kilobytes.
+    let short: Vec<(&[u8], &[u8])> = vec![(b"a", b"b"); 1800];
     vec![
+        ("many short fields", long_head(1, &fields(&short)), json!(431), "request.headers"),
         ("one long field", long_head(1, &large), json!(431), "request.headers"),
         ("many fields", long_head(1, &fields(&many)), json!(431), "request.headers"),
         malformed("a field of one connection", fields(&[(b"connection", b"close")])),

@@ -264,6 +264,12 @@ impl Reply {
         }
     }
 
+    /// Has an HTTP/2 connection remember no header value (RFC 7541, section 7.1.3): each would keep the buffer that it is a
+    /// part of, which may be as long as a response, until the connection ends.
+    pub(crate) fn keep_out_of_tables(&mut self) {
+        self.headers.values_mut().for_each(|value| value.set_sensitive(true));
+    }
+
     /// Adds the gateway's headers.
     pub(crate) fn stamp(&mut self, added: GatewayHeaders<'_>) {
         let GatewayHeaders { request_id, sent, limits, close } = added;

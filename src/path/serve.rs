@@ -119,6 +119,7 @@ fn respond<G: ExchangeGuard + 'static>(
     let unreadable = x.body_pending || outcome.as_ref().is_err_and(|refusal| refusal.code.concerns_form());
     let unended = outcome.as_ref().is_ok_and(|reply| matches!(reply.body, ReplyBody::Stream(_)));
     let is_http10 = close == ConnectionClose::IfUnreadableOrUnended;
+    let shared_connection = close == ConnectionClose::Never;
     let close = match close {
         ConnectionClose::Never => false,
         // Asked now and not when the request began: the drain may have begun meanwhile.
@@ -138,6 +139,9 @@ fn respond<G: ExchangeGuard + 'static>(
     }
     let limits = x.record.as_ref().and_then(Record::service).map(|service| limits(&x.snapshot, service, &reply, now));
     reply.stamp(GatewayHeaders { request_id: &x.request_id, sent, limits, close });
+    if shared_connection {
+        reply.keep_out_of_tables();
+    }
     if finish.is_head {
         reply.leave_out_body();
     }

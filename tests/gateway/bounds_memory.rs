@@ -1,7 +1,10 @@
 //! The bytes that requests and responses take are bounded (`limits.memory`): beyond the bound requests are shed by
 //! priority, no response to an order is lost, and everything goes back, whatever ends the requests.
 
-use std::{io::Write as _, net::TcpStream};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
 
 use fastrac_sandbox::{Act, Fault};
 use tokio::net::TcpSocket;
@@ -10,7 +13,7 @@ use crate::{
     bodies,
     client::{Connection, Request, get, post, request},
     h2,
-    hostile::frames::{DATA, PREFACE, SETTINGS, frame, request_frames},
+    hostile::frames::{DATA, HEADERS, PREFACE, SETTINGS, frame, request_frames},
     test_gateway::{Setup, TestGateway, until},
 };
 
@@ -299,4 +302,79 @@ fn the_heads_of_requests_that_wait_are_claimed_too() {
     assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("office")).status, 200);
     drop(stream);
     is_free(&gateway);
+}
+
+/// Skips an integer of a header block whose first byte has a prefix of so many bits (RFC 7541, section 5.1).
+fn integer(block: &mut &[u8], bits: u32) -> usize {
+    let most = (1 << bits) - 1;
+    let take = |block: &mut &[u8]| {
+        let (first, rest) = block.split_first().expect("a byte");
+        *block = rest;
+        usize::from(*first)
+    };
+    let mut value = take(block) & most;
+    if value == most {
+        for shift in (0..).step_by(7) {
+            let byte = take(block);
+            value += (byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+    }
+    value
+}
+
+/// How many fields of a header block the connection remembers (RFC 7541, section 6.2.1).
+fn remembered(mut block: &[u8]) -> usize {
+    let string = |block: &mut &[u8]| {
+        let length = integer(block, 7);
+        *block = &block[length..];
+    };
+    let mut count = 0;
+    while let Some(first) = block.first() {
+        let (bits, is_literal) = match first {
+            0x80.. => (7, false),
+            0x40.. => (6, true),
+            0x20.. => (5, false),
+            _ => (4, true),
+        };
+        count += usize::from(bits == 6);
+        if integer(&mut block, bits) == 0 && is_literal {
+            string(&mut block);
+        }
+        if is_literal {
+            string(&mut block);
+        }
+    }
+    count
+}
+
+#[test]
+fn an_idle_http2_connection_keeps_nothing_of_the_responses_that_it_carried() {
+    let gateway = gateway("");
+    let quote = || post("/tariff/express", bodies::TARIFF).by("shop");
+    for request in [quote(), get("/courier/all").by("shop"), get("/courier/all").by("shop"), get("/no").by("shop")] {
+        let mut stream = narrow_window(&gateway, &request, 60_000);
+        let mut received = Vec::new();
+        let head = loop {
+            let mut piece = [0; 4096];
+            let read = stream.read(&mut piece).expect("frames");
+            assert!(read > 0, "ended: {received:?}");
+            received.extend_from_slice(&piece[..read]);
+            let mut rest = &received[..];
+            let mut frames = std::iter::from_fn(|| {
+                let header = rest.first_chunk::<9>()?;
+                let (length, kind) = (u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize, header[3]);
+                let payload = rest.get(9..9 + length)?;
+                rest = &rest[9 + length..];
+                Some((kind, payload.to_vec()))
+            });
+            if let Some((_, head)) = frames.find(|(kind, _)| *kind == HEADERS) {
+                break head;
+            }
+        };
+        // A header value is a part of the buffer that it arrived in; HPACK's table would keep that.
+        assert_eq!((remembered(&head), head.len() > 100), (0, true), "{request:?}");
+    }
 }

@@ -20,8 +20,8 @@ use tokio_rustls::TlsConnector;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{
-    connector::{ConnectError, Connector},
-    deadline::{until, within},
+    connector::{ConnectError, Connector, UnusableConnection},
+    deadline::within,
     limited_read::{LimitedRead, ReadLimits},
 };
 
@@ -87,11 +87,25 @@ pub(crate) async fn connect(
 ) -> Result<Box<dyn Connection>, HttpError> {
     let HttpServer { host, port, tls } = server;
     let by = Instant::now() + limit;
-    let tcp = connector.connect(host, port, by).await?;
-    let Some(tls) = tls else { return Ok(Box::new(tcp)) };
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| HttpError::Name)?;
-    let handshake = until(by, TlsConnector::from(tls).connect(name, tcp)).await;
-    Ok(Box::new(handshake.ok_or(HttpError::Deadline(limit))?.map_err(ConnectError::from)?))
+    let tls = match tls {
+        Some(tls) => {
+            let name = ServerName::try_from(host.to_owned()).map_err(|_| HttpError::Name)?;
+            Some((TlsConnector::from(tls), name))
+        }
+        None => None,
+    };
+    let tls = &tls;
+    let prepare = |tcp| async move {
+        io::Result::Ok(match tls {
+            Some((tls, name)) => Box::new(tls.connect(name.clone(), tcp).await?) as Box<dyn Connection>,
+            None => Box::new(tcp),
+        })
+    };
+    connector.open(host, port, by, prepare).await.map_err(|error| match error {
+        UnusableConnection::NoConnection(error) => error.into(),
+        UnusableConnection::Unusable(error) => ConnectError::from(error).into(),
+        UnusableConnection::Silent => HttpError::Deadline(limit),
+    })
 }
 
 /// Sends a request on the connection that `connect` opens within [`HttpBounds::connect`], and closes it.

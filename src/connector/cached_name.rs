@@ -19,12 +19,17 @@ const FAILED: Duration = Duration::from_secs(1);
 /// How long after a failed lookup the next one comes after those of other names.
 const COMES_LAST: Duration = Duration::from_secs(600);
 
+/// How long an address with which a connection could not be used is tried after the others.
+const AVOIDED: Duration = Duration::from_secs(300);
+
 #[derive(Debug, Default)]
 pub(super) struct CachedName {
     /// The last addresses, in the order in which they are tried, and when they were looked up.
     good: Option<(Vec<SocketAddr>, Instant)>,
     /// Why the last lookup failed, and when.
     failed: Option<(LookupError, Instant)>,
+    /// Addresses that accept connections and do nothing else, and until when they are avoided.
+    avoided: Vec<(IpAddr, Instant)>,
 }
 
 /// What is to be done for the addresses of a name.
@@ -70,6 +75,20 @@ impl CachedName {
         {
             good[..=place].rotate_right(1);
         }
+    }
+
+    /// Tries `address` after the others for some time: it has accepted a connection that could not be used.
+    pub(super) fn avoid(&mut self, address: IpAddr, now: Instant) {
+        self.avoided.retain(|(known, until)| *known != address && now < *until);
+        self.avoided.push((address, now + AVOIDED));
+    }
+
+    /// Moves the addresses that are avoided to the end, and counts the others.
+    pub(super) fn order(&self, addresses: &mut [SocketAddr], now: Instant) -> usize {
+        let is_avoided =
+            |address: &SocketAddr| self.avoided.iter().any(|(avoided, until)| *avoided == address.ip() && now < *until);
+        addresses.sort_by_key(is_avoided);
+        addresses.iter().filter(|address| !is_avoided(address)).count()
     }
 
     /// Whether its last lookup has failed.
@@ -124,6 +143,22 @@ mod tests {
             name.keep(Ok(addresses(&[2])), later + FAILED);
             assert_eq!(name.at(later + FAILED), Known::Addresses(addresses(&[2])));
         }
+    }
+
+    #[test]
+    fn an_address_that_could_not_be_used_is_tried_last_for_some_time() {
+        let (mut name, now) = (CachedName::default(), Instant::now());
+        let order = |name: &CachedName, now| {
+            let mut found = addresses(&[1, 2, 3]);
+            (name.order(&mut found, now), found)
+        };
+        name.avoid(addresses(&[1])[0].ip(), now);
+        // Whatever a lookup finds meanwhile.
+        name.keep(Ok(addresses(&[1, 2, 3])), now);
+        assert_eq!(order(&name, now), (2, addresses(&[2, 3, 1])));
+        name.avoid(addresses(&[2])[0].ip(), now);
+        assert_eq!(order(&name, now), (1, addresses(&[3, 1, 2])));
+        assert_eq!(order(&name, now + AVOIDED), (3, addresses(&[1, 2, 3])));
     }
 
     #[test]

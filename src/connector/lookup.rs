@@ -89,7 +89,21 @@ impl Lookups {
     pub(super) async fn addresses(&self, name: &str, port: u16, by: Instant) -> LookupResult {
         let mut found = self.find(name, by).await?;
         found.iter_mut().for_each(|address| address.set_port(port));
+        self.order(name, &mut found);
         Ok(found)
+    }
+
+    /// Moves the addresses of a name that are avoided to the end, and counts the others.
+    pub(super) fn order(&self, name: &str, addresses: &mut [SocketAddr]) -> usize {
+        let state = self.0.state.lock();
+        state.cached.get(name).map_or(addresses.len(), |cached| cached.order(addresses, Instant::now()))
+    }
+
+    /// Tries this address of a name after the others for some time.
+    pub(super) fn avoid(&self, name: &str, address: IpAddr) {
+        if let Some(cached) = self.0.state.lock().cached.get_mut(name) {
+            cached.avoid(address, Instant::now());
+        }
     }
 
     async fn find(&self, name: &str, by: Instant) -> LookupResult {

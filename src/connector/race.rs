@@ -1,7 +1,7 @@
 //! Staggers connection attempts to several addresses and takes the first connection (RFC 8305, "Happy Eyeballs").
 //!
 //! The addresses come in the order of preference of RFC 6724, with their families alternating. Only TCP is raced: a
-//! server that accepts connections and then fails the TLS handshake wins, as in curl.
+//! server that accepts connections and then fails the TLS handshake wins, as in curl; it is tried last from then on.
 
 use std::{
     future::{Future, poll_fn},

@@ -28,8 +28,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::proxy;
 use crate::{
     config::{Endpoint, Proxy},
-    connector::{ConnectError, Connector},
-    deadline,
+    connector::{ConnectError, Connector, UnusableConnection},
     files::{RootsError, roots},
     record::UpstreamConnections,
 };
@@ -141,20 +140,20 @@ pub(super) enum UpstreamIo {
 /// [`ConnectError`], not later than at `by`.
 pub(super) async fn dial(destination: &Destination, by: Instant) -> Result<UpstreamIo, ConnectError> {
     let Destination { host, port, dialer: Dialer { connector, proxy }, .. } = destination;
-    let tcp = match proxy {
-        None => connector.connect(host, *port, by).await?,
-        Some(proxy) => {
-            connector.connect(&proxy.host, proxy.port, by).await.map_err(|error| error.context("the proxy"))?
-        }
-    };
-    let ready = async {
+    let prepare = |tcp| async move {
         let tcp = if proxy.is_some() { proxy::tunnel(tcp, host, *port).await? } else { tcp };
         io::Result::Ok(match &destination.tls {
             None => UpstreamIo::Plain(tcp),
             Some((connector, name)) => UpstreamIo::Tls(Box::new(connector.connect(name.clone(), tcp).await?)),
         })
     };
-    Ok(deadline::until(by, ready).await.ok_or_else(ConnectError::late)??)
+    let (to_host, to_port) = proxy.as_ref().map_or((host, *port), |proxy| (&proxy.host, proxy.port));
+    connector.open(to_host, to_port, by, prepare).await.map_err(|error| match error {
+        UnusableConnection::NoConnection(error) if proxy.is_some() => error.context("the proxy"),
+        UnusableConnection::NoConnection(error) => error,
+        UnusableConnection::Unusable(error) => error.into(),
+        UnusableConnection::Silent => ConnectError::late(),
+    })
 }
 
 /// Turns the error of a write to a connection that the peer has closed into `Pending`. hyper polls reads before writes,

@@ -2,6 +2,7 @@
 //! of something: other addresses are tried in time, and what is not Fastrac's fault does not count as one.
 
 use std::{
+    io::Read as _,
     net::{IpAddr, SocketAddr, TcpStream},
     process::Command,
     sync::{
@@ -12,7 +13,7 @@ use std::{
 };
 
 use fastrac_gateway::connector::{Connector, LookupError};
-use fastrac_sandbox::Sandbox;
+use fastrac_sandbox::{Options, Sandbox};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -20,6 +21,7 @@ use crate::{
     bodies,
     client::{get, post},
     h2,
+    passes_responses_unchanged::Certificates,
     test_gateway::{Setup, TestGateway, closed_port, sandbox, sum, until},
 };
 
@@ -57,6 +59,70 @@ fn address(host: IpAddr) -> SocketAddr {
 fn silent_first(name: &str) -> Result<Vec<SocketAddr>, LookupError> {
     assert!(name.ends_with(".test"), "{name}");
     Ok(vec![address(SILENT), address([127, 0, 0, 1].into())])
+}
+
+/// Another address that accepts connections, of which nothing else comes.
+struct Useless {
+    accepted: Arc<AtomicUsize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Then {
+    Silent,
+    Closes,
+    Resets,
+}
+
+impl Useless {
+    /// At [`SILENT`], on this port.
+    fn on(port: u16, then: Then) -> Useless {
+        let listener = std::net::TcpListener::bind((SILENT, port)).expect("bound");
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counted = accepted.clone();
+        std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            for mut socket in listener.incoming().flatten() {
+                counted.fetch_add(1, SeqCst);
+                match then {
+                    Then::Silent => kept.push(socket),
+                    // With nothing unread.
+                    Then::Closes => drop(socket.read(&mut [0; 16 * 1024])),
+                    Then::Resets => {
+                        let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+                    }
+                }
+            }
+        });
+        Useless { accepted }
+    }
+}
+
+#[test]
+fn an_address_whose_tls_handshakes_fail_leaves_the_others_their_chance() {
+    let certificates = Certificates::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, &certificates.authority).expect("written");
+    let account = format!("ca = \"{}\"", file.display());
+    for then in [Then::Silent, Then::Closes, Then::Resets] {
+        let fastrac = Sandbox::start(Options { tls: Some(certificates.server()), ..sandbox() }).expect("a sandbox");
+        let useless = Useless::on(fastrac.addr().port(), then);
+        let both = |_: &str| Ok(vec![address(SILENT), address([127, 0, 0, 1].into())]);
+        let gateway = Setup {
+            base_url: Some(format!("https://localhost:{}", fastrac.addr().port())),
+            account: Box::leak(account.clone().into_boxed_str()),
+            connector: Connector::with_lookup(both),
+            wait: false,
+            ..Setup::default()
+        }
+        .start();
+        until("a verified key pair", || fastrac.counters().requests > 0 && gateway.app().gateway.was_ready());
+        let before = useless.accepted.load(SeqCst);
+        assert!(before > 0, "{then:?}");
+        is_quick(&gateway);
+        // On a busy machine, it may be tried beside an address that is slow to accept.
+        assert!(useless.accepted.load(SeqCst) < before + 6, "{then:?}: it is tried each time");
+    }
 }
 
 fn is_quick(gateway: &TestGateway) {

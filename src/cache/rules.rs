@@ -39,7 +39,7 @@ pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
 }
 
 /// Whether a body begins with a byte order mark. Readers of JSON may refuse it (RFC 8259, section 8.1), and many do.
-pub(crate) fn is_marked(body: &[u8]) -> bool {
+pub fn is_marked(body: &[u8]) -> bool {
     body.starts_with("\u{feff}".as_bytes())
 }
 

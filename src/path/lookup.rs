@@ -124,7 +124,7 @@ impl Search<'_> {
                 }
                 Flight::Follower(follower) => {
                     call.claim_hit(x, claim).await?;
-                    x.fetched_as = Some(CacheStatusHeader::Joined { stale: self.fallback.is_some() });
+                    x.fetched_as = Some(self.joined());
                     if let Some(reply) = self.follow(x, follower).await? {
                         call.record(claim).await?;
                         claim.keep();
@@ -133,6 +133,10 @@ impl Search<'_> {
                 }
             }
         }
+    }
+
+    fn joined(&self) -> CacheStatusHeader {
+        CacheStatusHeader::Joined { stale: self.reason == FillReason::Stale }
     }
 
     /// A fresh response that has been stored meanwhile.
@@ -158,10 +162,7 @@ impl Search<'_> {
             (Some(None), _) => Ok(None),
             (Some(Some(result)), _) if is_only_leaders(&result, self.call) => Ok(None),
             (Some(Some(result)), Some(fallback)) if !is_storable(&result) => Ok(Some(fallback.reply(Some(&result)))),
-            (Some(Some(result)), fallback) => {
-                let stale = fallback.is_some();
-                reply_of(&result, CacheStatusHeader::Joined { stale }).map(Some)
-            }
+            (Some(Some(result)), _) => reply_of(&result, self.joined()).map(Some),
             (None, Some(fallback)) => {
                 if may_be_sent() {
                     fallback.waited_in_vain();

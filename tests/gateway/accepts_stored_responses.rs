@@ -254,7 +254,9 @@ fn directives_decide_which_stale_response_is_accepted() {
     ] {
         let response = ask(service, control);
         assert!(response.status >= 500, "{service} {control}: {response:?}");
-        assert_eq!(cache_status(&response), "fwd=stale", "{service} {control}");
+        // A refresh may be under way.
+        let status = cache_status(&response);
+        assert!(["fwd=stale", "fwd=stale; collapsed"].contains(&status), "{service} {control}: {status}");
     }
     // The failures have not removed it.
     let usual = ask("shop", "x");

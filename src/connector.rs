@@ -2,9 +2,9 @@
 //!
 //! Names are looked up by few threads, and what they find is kept for a while (`lookup`). Connection attempts to the
 //! addresses of a name are staggered and raced (`race`). An address whose connection cannot be used (its TLS handshake
-//! fails, say) is tried after the others for some minutes, in the same call already. What always holds: neither takes longer than the caller allows.
-//! It must not know what the connection is for. Fails with [`ConnectError`], which tells a fault of this host from a
-//! fault of the other side, before anything was sent.
+//! fails, say) is tried after the others for some minutes, beginning with the same call. What always holds: neither
+//! takes longer than the caller allows. It must not know what the connection is for. Fails with [`ConnectError`], which
+//! tells a fault of this host from a fault of the other side, before anything was sent.
 
 mod cached_name;
 mod error;

@@ -1,13 +1,13 @@
 //! How many bytes of requests and responses the process buffers, and who may buffer more (`limits.memory`).
 //!
 //! A buffer claims its bytes before they are allocated. What always holds: the claims of a priority are granted only
-//! while all claims together stay within its part of the limit, so `low` is shed first and `high` last; a service may hold
-//! as much as it leaves free of that part, so that there is room for others however many hold all they may (the rule of
-//! "dynamic thresholds" for the buffers of a switch; Choudhury and Hahne, 1998); a claim goes back when its bytes are
-//! freed, whatever ends the request. Two things may exceed the limit: the response to an order,
-//! which must be read because nobody can ask for it again, and stored responses that left the cache while callers still
-//! read them. A claim is an addition to two shared counters. Must not know requests. Fails with
-//! [`MemoryExhausted`], without waiting.
+//! while all claims together stay within its part of the limit, so `low` is shed first and `high` last; a service may
+//! hold as much as it leaves free of that part, so that there is room for others however many hold all they may (the
+//! rule of "dynamic thresholds" for the buffers of a switch; Choudhury and Hahne, 1998); a claim goes back when its
+//! bytes are freed, whatever ends the request. Two things may exceed the limit: the response to an order, which must be
+//! read because nobody can ask for it again, and stored responses that left the cache while callers still read them. A
+//! claim is an addition to two shared counters. Must not know requests. Fails with [`MemoryExhausted`], without
+//! waiting.
 
 mod buffer;
 mod share;

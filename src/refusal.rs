@@ -47,7 +47,7 @@ pub struct Refusal {
     /// Whether the same request may succeed at another time.
     may_succeed: bool,
     /// The service that asked holds too much memory.
-    pub(crate) memory_share_used: bool,
+    memory_share_used: bool,
 }
 
 impl Refusal {
@@ -86,9 +86,10 @@ impl Refusal {
         Refusal { retry_after: Some(wait), ..self }
     }
 
-    /// A refusal because of memory: whether it concerns only the service that asked.
-    fn holding_too_much(self, exhausted: MemoryExhausted) -> Self {
-        Refusal { memory_share_used: exhausted == MemoryExhausted::ShareUsed, ..self }
+    /// It is refused for want of memory.
+    fn without_memory(self, exhausted: MemoryExhausted) -> Self {
+        let memory_share_used = exhausted == MemoryExhausted::ShareUsed;
+        Refusal { memory_share_used, ..self.retry_after(Duration::from_secs(1)) }
     }
 
     /// A quota of `service` is used up.
@@ -160,17 +161,21 @@ impl Refusal {
         Refusal::new(Code::GatewayInternal, "The gateway failed; give its operators this request id")
     }
 
+    /// Whether a quota or the budget refuses.
+    fn is_of_quota_or_budget(&self) -> bool {
+        use Code::{BudgetDay, BudgetInFlight, BudgetSecond, QuotaDay, QuotaSecond};
+        matches!(self.code, QuotaSecond | QuotaDay | BudgetSecond | BudgetDay | BudgetInFlight)
+    }
+
     /// Whether a limit refuses, which may let others ask: another service with a share, another priority.
     pub(crate) fn is_of_limit(&self) -> bool {
-        matches!(
-            self.code,
-            Code::QuotaSecond
-                | Code::QuotaDay
-                | Code::BudgetSecond
-                | Code::BudgetDay
-                | Code::BudgetInFlight
-                | Code::GatewayOverloaded
-        )
+        self.is_of_quota_or_budget() || self.code == Code::GatewayOverloaded
+    }
+
+    /// Whether a limit refuses of which other services have their own part: what is short of memory is so for all, unless
+    /// only the share of who asked is used up.
+    pub(crate) fn concerns_who_asked(&self) -> bool {
+        self.is_of_quota_or_budget() || self.memory_share_used
     }
 
     /// The caller accepts only a stored response, and there is none that it takes. `may_be_stored`: there may be one at

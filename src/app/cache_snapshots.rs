@@ -4,8 +4,7 @@
 //! is restored after the start (`cache_restore`). Threads of their own do that, for which nothing waits without an end:
 //! a disk that does not respond delays neither the start nor a stop, and is reported. What always holds: one snapshot
 //! is written at a time, and none before the restore is over or given up: until then the file is kept; each says which
-//! purges it includes. Failures are lines in the program's log, and degrade the gateway until a snapshot
-//! is written.
+//! purges it includes. Failures are lines in the program's log, and degrade the gateway until a snapshot is written.
 
 use std::{
     cmp::Reverse,

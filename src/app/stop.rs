@@ -2,8 +2,7 @@
 //!
 //! What always holds: the shutdown ends within `limits.drain` of its beginning, or [`CLOSING`] after it cut something
 //! off, whatever hangs: a disk, a name lookup, a thread; and [`SNAPSHOT_CLOSING`] after the drain if only the cache's
-//! snapshot does. What could not be ended is named in the log and left to the
-//! end of the process. Never fails.
+//! snapshot does. What could not be ended is named in the log and left to the end of the process. Never fails.
 
 use std::{future::Future, time::Duration};
 

@@ -1,7 +1,8 @@
 //! What may be stored in the cache. Pure.
 //!
 //! What always holds: only `success:true` with 200, and `not_found`, are ever stored, without a content coding or a byte
-//! order mark, and only of an operation that declares a cache policy (`config` allows one on lookups only). Must not know the cache. Never fails.
+//! order mark, and only of an operation that declares a cache policy (`config` allows one on lookups only). Must not know
+//! the cache. Never fails.
 
 use http::{HeaderMap, StatusCode, header::CONTENT_ENCODING};
 

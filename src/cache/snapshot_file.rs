@@ -198,8 +198,8 @@ impl SnapshotFile {
         BegunPurge { file: self.clone(), number: self.next_number(true) }
     }
 
-    /// Makes the next process leave out of snapshots that do not include a purge what is within its scope. To be called before
-    /// anything of that is removed from the cache.
+    /// Makes the next process leave out what is within the scope of a purge, of snapshots that do not include it. To be called
+    /// before anything of that is removed from the cache.
     ///
     /// # Errors
     /// The system's, also if the disk does not respond; the next process may restore what is within the scope.
@@ -226,7 +226,7 @@ impl SnapshotFile {
     fn list(&self, listed: &mut ListedPurges, purge: &BegunPurge, scope: &PurgeScope) -> io::Result<bool> {
         let earlier = match listed.earlier.take() {
             Some(earlier) => earlier,
-            None => self.read_list()?,
+            None => self.purges()?,
         };
         let record = PurgeRecord { run: self.run, number: purge.number, scope: scope.clone() };
         let others =
@@ -252,7 +252,11 @@ impl SnapshotFile {
         self.sync()
     }
 
-    fn read_list(&self) -> io::Result<Vec<PurgeRecord>> {
+    /// The purges that a snapshot may not include.
+    ///
+    /// # Errors
+    /// The system's; [`io::ErrorKind::InvalidData`] if it cannot be said what was purged.
+    pub fn purges(&self) -> io::Result<Vec<PurgeRecord>> {
         match fs::read(self.dir.join(PURGES)) {
             Ok(list) => {
                 purge_records::decode(&list).map_err(|damaged| io::Error::new(io::ErrorKind::InvalidData, damaged))
@@ -260,14 +264,6 @@ impl SnapshotFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error),
         }
-    }
-
-    /// The purges that a snapshot may not include.
-    ///
-    /// # Errors
-    /// The system's; [`io::ErrorKind::InvalidData`] if it cannot be said what was purged.
-    pub fn purges(&self) -> io::Result<Vec<PurgeRecord>> {
-        self.read_list()
     }
 
     fn remove_list(&self) -> io::Result<()> {

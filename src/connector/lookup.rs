@@ -1,10 +1,11 @@
 //! Looks names up on few threads of its own, whoever and however many ask.
 //!
-//! getaddrinfo(3) blocks, at times for a minute, and cannot be cancelled. What always holds: there is one lookup of a name
-//! at a time, shared by all that wait for it, each no longer than it may; at most [`PLACES`] run at once, the others wait
-//! for a place, those of names whose last lookup failed behind the rest. A lookup gives its place up after [`LATE`], so
-//! that names that hang keep no others waiting; there are at most [`MAX_THREADS`] all the same. The threads belong to no runtime, so neither a drain nor the end of the process waits for them. They
-//! end when there is nothing to look up.
+//! getaddrinfo(3) blocks, at times for a minute, and cannot be cancelled. What always holds: there is one lookup of a
+//! name at a time, shared by all that wait for it, each no longer than it may; at most [`PLACES`] run at once, the
+//! others wait for a place, those of names whose last lookup failed behind the rest. A lookup gives its place up after
+//! [`LATE`], so that names that hang keep no others waiting; there are at most [`MAX_THREADS`] all the same. The
+//! threads belong to no runtime, so neither a drain nor the end of the process waits for them. They end when there is
+//! nothing to look up.
 
 use std::{
     collections::{HashMap, VecDeque},

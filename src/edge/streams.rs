@@ -2,9 +2,9 @@
 //!
 //! hyper runs each stream in a task of its own, and polls neither the body nor anything else of it while the peer's
 //! window is closed. So a timer in that task ends the stream (RST_STREAM) when the caller has taken no byte for
-//! `limits.idle`, or over that time fewer than [`LEAST_RATE`] (what it does not take is memory that others need), or when a
-//! response that is still being received is past its deadline. What always holds: time in which Fastrac is waited for is
-//! not the caller's. An HTTP/1.1 response has its connection to itself, so its deadlines are the
+//! `limits.idle`, or is that long behind [`LEAST_RATE`] (what it does not take is memory that others need), or
+//! when a response that is still being received is past its deadline. What always holds: time in which Fastrac is
+//! waited for is not the caller's. An HTTP/1.1 response has its connection to itself, so its deadlines are the
 //! connection's (`deadlines`). This file must not know requests. Never fails.
 
 use std::{

@@ -1,11 +1,11 @@
 //! Steps 7 to 13 of every request that goes to Fastrac, with the bounded further attempts.
 //!
 //! The plain request, the fill and the order all come through here. There is another attempt only where it can do no
-//! harm: the response proves that nothing was executed (401) and another pair is at hand, at most [`KEY_RESENDS`] times;
-//! or the operation is repeatable and the first attempt failed, once, if the account's retry budget, the breaker and the
-//! deadline allow it. What always holds: if an attempt is not sent (it is refused, or there is no connection), the result
-//! of the one before is the result. Must not know who waits. Fails with the [`Refusal`] of an attempt
-//! that brought no response, or none that may be passed on.
+//! harm: the response proves that nothing was executed (401) and another pair is at hand, at most [`KEY_RESENDS`]
+//! times; or the operation is repeatable and the first attempt failed, once, if the account's retry budget, the breaker
+//! and the deadline allow it. What always holds: if an attempt is not sent (it is refused, or there is no connection),
+//! the result of the one before is the result. Must not know who waits. Fails with the [`Refusal`] of an attempt that
+//! brought no response, or none that may be passed on.
 
 use std::{pin::pin, time::Duration};
 

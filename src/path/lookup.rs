@@ -18,7 +18,7 @@ use crate::{
     cache::{Acceptance, CacheEntry, Flight, Follower, JoinRequest, Key, Lookup, RequestDirectives},
     deadline::timed,
     fetched::{FetchRefused, FetchResult, SharedFetch},
-    outcome::{Code, Outcome},
+    outcome::Outcome,
     refusal::Refusal,
     reply::{CacheStatusHeader, Reply},
     upstream::Failure,
@@ -179,11 +179,7 @@ impl Search<'_> {
 /// share such a refusal.
 fn is_only_leaders(result: &FetchResult, call: &Call) -> bool {
     let Err(FetchRefused { refusal, service, .. }) = result else { return false };
-    let of_limits = matches!(
-        refusal.code,
-        Code::QuotaSecond | Code::QuotaDay | Code::BudgetSecond | Code::BudgetDay | Code::BudgetInFlight
-    );
-    (of_limits || refusal.memory_share_used) && service.as_ref() != Some(&call.service().name)
+    refusal.concerns_who_asked() && service.as_ref() != Some(&call.service().name)
 }
 
 async fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {

@@ -76,8 +76,7 @@ impl From<BodyError> for Refusal {
 
 impl From<MemoryExhausted> for Refusal {
     fn from(exhausted: MemoryExhausted) -> Self {
-        let refusal = Refusal::new(Code::GatewayOverloaded, format!("{exhausted}; try again in 1 s"));
-        refusal.retry_after(Duration::from_secs(1)).holding_too_much(exhausted)
+        Refusal::new(Code::GatewayOverloaded, format!("{exhausted}; try again in 1 s")).without_memory(exhausted)
     }
 }
 
@@ -144,7 +143,7 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let refusal = Refusal::new(failure.code(), failure.to_string());
         match failure {
-            Failure::NoMemory(exhausted) => refusal.retry_after(Duration::from_secs(1)).holding_too_much(exhausted),
+            Failure::NoMemory(exhausted) => refusal.without_memory(exhausted),
             Failure::LocalFault(_) | Failure::Revoked | Failure::Unrecorded(_) => {
                 refusal.retry_after(Duration::from_secs(1))
             }

@@ -95,6 +95,17 @@ impl Windowed {
             seen.ended |= matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
         }
     }
+
+    /// Does something, and reads what has come, until the stream is reset. The connection stays open.
+    fn until_reset(&mut self, act: impl Fn(&mut Self)) -> Seen {
+        let (mut seen, began) = (Seen::default(), Instant::now());
+        while seen.reset.is_none() {
+            act(self);
+            self.read(&mut seen);
+            assert!(began.elapsed() < Duration::from_secs(15), "never ended: {seen:?}");
+        }
+        seen
+    }
 }
 
 /// A TCP client whose kernel receives few bytes ahead.
@@ -144,12 +155,7 @@ fn a_closed_window_ends_the_stream_and_frees_its_place_whatever_pings_come() {
     let gateway = one_place(QUICK, "");
     let mut client = Windowed::send(gateway.data, 0, &track());
     is_taken(&gateway);
-    let (mut seen, began) = (Seen::default(), Instant::now());
-    while seen.reset.is_none() {
-        client.ping();
-        client.read(&mut seen);
-        assert!(began.elapsed() < Duration::from_secs(15), "never ended: {seen:?}");
-    }
+    let seen = client.until_reset(Windowed::ping);
     others_are_served(&gateway);
     assert_eq!((seen.body, seen.reset), (0, Some(8)), "CANCEL");
     until("it is in the log", || gateway.log().iter().any(|line| line["operation"] == "v2.track"));
@@ -163,12 +169,7 @@ fn a_window_that_opens_byte_by_byte_holds_its_place_until_the_operations_timeout
     let gateway = one_place(PATIENT, TWO_SECONDS);
     let mut client = Windowed::send(gateway.data, 0, &track());
     is_taken(&gateway);
-    let (mut seen, began) = (Seen::default(), Instant::now());
-    while seen.reset.is_none() {
-        client.open(1);
-        client.read(&mut seen);
-        assert!(began.elapsed() < Duration::from_secs(15), "never ended: {seen:?}");
-    }
+    let seen = client.until_reset(|client| client.open(1));
     assert!(seen.body > 0);
     others_are_served(&gateway);
 }
@@ -178,12 +179,7 @@ fn a_window_that_opens_byte_by_byte_does_not_hold_a_buffered_response_for_ever()
     let gateway = Setup { limits: "idle = \"1s\"", ..Setup::default() }.start();
     gateway.sandbox.fault(Fault::on("v2.track", Act::Long { bytes: 400_000 }));
     let mut client = Windowed::send(gateway.data, 0, &track());
-    let (mut seen, began) = (Seen::default(), Instant::now());
-    while seen.reset.is_none() {
-        client.open(1);
-        client.read(&mut seen);
-        assert!(began.elapsed() < Duration::from_secs(15), "never ended: {seen:?}");
-    }
+    let seen = client.until_reset(|client| client.open(1));
     assert!(seen.body > 0);
     until("its memory is free", || gateway.app().gateway.current.load().memory.used() == 0);
 }

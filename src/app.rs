@@ -49,6 +49,7 @@ use crate::{
     refresh::Refresher,
     snapshot::Account,
     spending::{self, Spending},
+    standstill,
     store::{self, OpenError, Store, StoreError, StoreKind},
     warm::{self, Warmer},
 };
@@ -156,6 +157,7 @@ impl App {
         let (has_store, is_new) = (store::exists(state, StoreKind::STATE), is_first_start(&config));
         let store = Store::open(state)?;
         // Before anything whose time may be over.
+        standstill::look();
         let clock_mark = ClockMark::open(state);
         let control = control_runtime()?;
         let ledger = control.block_on(Ledger::open(state, store.clone(), is_new))?;
@@ -190,7 +192,7 @@ impl App {
         let workers = config.listen.workers;
         let connections = ConnectionLimit::new(descriptors::connections(&config, files));
         let (gateway, keepers) = Gateway::new(config, file, live)?;
-        let snapshots = CacheSnapshots::new(&gateway);
+        let snapshots = CacheSnapshots::new(&gateway, clock_mark.latest());
         let restored = Some(control.spawn(snapshots.clone().restore()));
         let rotations = Rotations::new(control.handle().clone(), &gateway);
         rotations.start(keepers);
@@ -247,7 +249,8 @@ impl App {
         if ledger.has_lost_counts() {
             control.spawn(counting::report_lost_counts(gateway.clone()));
         }
-        control.spawn(counting::watch(gateway.clone(), ledger.clone(), clock_mark));
+        control.spawn(counting::watch(gateway.clone(), ledger.clone(), clock_mark.expected()));
+        control.spawn(clock_mark.keep());
         Ok(App {
             gateway,
             snapshots,

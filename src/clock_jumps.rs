@@ -24,6 +24,11 @@ pub(crate) fn settled_time() -> SystemTime {
     CLOCK.lock().look(ClockJumps::now())
 }
 
+/// The sum of all jumps ahead that were followed.
+pub(crate) fn followed_ahead() -> Duration {
+    CLOCK.lock().followed_ahead
+}
+
 /// What the clocks show now, according to a process before this one: a wall clock that is further off has jumped.
 pub(crate) fn expect(clocks: ClockJumps) {
     *CLOCK.lock() = SettledClock::start(clocks);
@@ -73,11 +78,12 @@ struct SettledClock {
     agreed: ClockJumps,
     /// The clocks after the jump that is not followed yet, if there is one.
     jumped: Option<ClockJumps>,
+    followed_ahead: Duration,
 }
 
 impl SettledClock {
     fn start(now: ClockJumps) -> Self {
-        SettledClock { agreed: now, jumped: None }
+        SettledClock { agreed: now, jumped: None, followed_ahead: Duration::ZERO }
     }
 
     fn look(&mut self, now: ClockJumps) -> SystemTime {
@@ -92,7 +98,8 @@ impl SettledClock {
         if now.at.saturating_duration_since(jumped.at) < SETTLED {
             return expected;
         }
-        *self = SettledClock::start(now);
+        let ahead = now.wall.duration_since(expected).unwrap_or_default();
+        *self = SettledClock { agreed: now, jumped: None, followed_ahead: self.followed_ahead + ahead };
         now.wall
     }
 }
@@ -130,5 +137,6 @@ mod tests {
         // It was corrected: the old time applies again, as late.
         assert_eq!(shows(0, 3_000), 7_200.0);
         assert_eq!(shows(0, 3_600), 0.0);
+        assert_eq!(clock.followed_ahead, Duration::from_secs(7_200), "once, and never less");
     }
 }

@@ -65,8 +65,9 @@
 //! | [`limited_read`] | reads of an HTTP client that leave its thread to others, whatever the server sends |
 //! | [`deferred_write`] | writes at the end of a scheduler turn |
 //! | [`catch_panic`] | the panic of a future as a value |
-//! | [`uptime`] | the run of the system, and how long it has lasted |
+//! | [`uptime`] | the run of the system, how long it has lasted, and points in time that later processes understand |
 //! | [`clock_jumps`] | jumps of the wall clock against the monotonic one, and the time without momentary ones |
+//! | [`standstill`] | the time that the monotonic clock has not counted: suspends |
 //!
 //! The simulator of Fastrac is a crate of its own, in `sandbox/`. Imports only point downwards, and there are no
 //! import cycles between files; `tests/gateway/layout.rs` enforces both.
@@ -115,6 +116,7 @@ pub mod rotation;
 pub mod snapshot;
 pub mod spare;
 pub mod spending;
+pub mod standstill;
 pub mod store;
 pub mod upstream;
 pub mod uptime;

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use http::header::CONTENT_ENCODING;
@@ -31,10 +31,14 @@ use crate::{
     gateway::Gateway,
     outcome::Classification,
     snapshot::Snapshot,
+    uptime::{self, STEP, TimeMark, millis},
 };
 
 /// Bytes that are restored or written between two pauses.
 pub(super) const SLICE: usize = 256 << 10;
+
+/// A wall clock that is this much behind an earlier process's was set back.
+const SET_BACK: Duration = Duration::from_secs(60);
 
 /// Leaves disk and processor to requests.
 pub(super) const PAUSE: Duration = Duration::from_millis(2);
@@ -44,6 +48,8 @@ pub(super) struct CacheRestore {
     gateway: Arc<Gateway>,
     /// Requests that were made after this were made after any purge that the restore must heed.
     began: Generation,
+    /// What the wall clock has shown an earlier process, milliseconds since 1970.
+    latest: u64,
     /// Entries read so far.
     progress: AtomicU64,
     is_given_up: AtomicBool,
@@ -58,11 +64,12 @@ struct RestoredCount {
 }
 
 impl CacheRestore {
-    pub(super) fn new(gateway: &Arc<Gateway>) -> Self {
+    pub(super) fn new(gateway: &Arc<Gateway>, latest: u64) -> Self {
         let began = gateway.current.load().cache.generation();
         CacheRestore {
             gateway: gateway.clone(),
             began,
+            latest,
             progress: AtomicU64::new(0),
             is_given_up: AtomicBool::new(false),
         }
@@ -118,7 +125,8 @@ impl CacheRestore {
         // Nothing is restored from a file that is not whole. A limit of 0 bytes skips all entries.
         let mut decoder = SnapshotDecoder::begin(BufReader::new(&file), length, 0)?;
         while decoder.read_next()?.is_some() {}
-        let passed = SystemTime::now().duration_since(decoder.taken()).unwrap_or_default();
+        let now = TimeMark::now(uptime::boot());
+        let passed = time_since(decoder.taken(), now, self.latest).ok_or(SnapshotFault::Undated)?;
         let read = Instant::now();
         let included = decoder.included();
         let purges = purges.into_iter().filter(|purge| !purge.is_included_in(included)).map(|purge| purge.scope);
@@ -156,6 +164,17 @@ impl CacheRestore {
     }
 }
 
+/// Time since a snapshot was taken: the longer one of those that the two clocks show. The wall clock can have been set back
+/// since; `latest` is what it has shown meanwhile. `None`: it was, and in another run of the system.
+fn time_since(taken: TimeMark, now: TimeMark, latest: u64) -> Option<Duration> {
+    let latest = latest.max(taken.wall_ms);
+    // The uptime is rounded down.
+    let by_uptime = taken.until(now).by_uptime.map(|passed| passed + STEP);
+    let is_set_back = now.wall_ms.saturating_add(millis(SET_BACK)) < latest;
+    let by_wall_clock = (!is_set_back).then(|| Duration::from_millis(now.wall_ms.max(latest) - taken.wall_ms));
+    by_uptime.max(by_wall_clock)
+}
+
 /// The entry with its key, if a request could get it from the configuration in force. `passed`: since the snapshot was
 /// taken.
 fn restorable(snapshot: &Snapshot, packed: SnapshotEntry<'_>, passed: Duration) -> Option<(Key, CacheEntry)> {
@@ -191,4 +210,27 @@ fn operation_of<'a>(snapshot: &'a Snapshot, key: &Key) -> Option<&'a Operation> 
     let today = account.cache_key(operation, service, &BufferedRequest { method, target, headers, body });
     let is_shared = operation.class == Class::Lookup;
     (today.as_ref() == Some(key) && is_shared == service.is_none()).then_some(operation.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_nothing_younger() {
+        let seconds = Duration::from_secs;
+        let taken = TimeMark { boot: 1, uptime_ms: Some(50_000), wall_ms: 1_000_000 };
+        let now = TimeMark { boot: 2, uptime_ms: Some(70_000), wall_ms: 1_090_000 };
+        let same_run = |wall_ms| TimeMark { boot: 1, wall_ms, ..now };
+        assert_eq!(time_since(taken, same_run(0), 5), Some(seconds(20) + STEP));
+        assert_eq!(time_since(taken, same_run(1_010_000), 5), Some(seconds(20) + STEP));
+        assert_eq!(time_since(taken, same_run(1_090_000), 5), Some(seconds(90)), "a paused machine");
+        assert_eq!(time_since(taken, now, 0), Some(seconds(90)));
+        assert_eq!(time_since(taken, now, 1_150_000), Some(seconds(150)), "an earlier process has seen more");
+        assert_eq!(time_since(taken, now, 1_150_001), None);
+        assert_eq!(time_since(taken, TimeMark { wall_ms: 940_000, ..now }, 0), Some(seconds(0)));
+        assert_eq!(time_since(taken, TimeMark { wall_ms: 939_999, ..now }, 0), None);
+        let earlier_uptime = TimeMark { uptime_ms: Some(40_000), ..same_run(1_090_000) };
+        assert_eq!(time_since(taken, earlier_uptime, 0), Some(seconds(90)), "of another kind of uptime");
+    }
 }

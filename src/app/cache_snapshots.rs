@@ -16,7 +16,7 @@ use std::{
         atomic::{AtomicU64, Ordering::SeqCst},
     },
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::{
@@ -33,6 +33,7 @@ use crate::{
     },
     degraded::DegradedReason,
     gateway::Gateway,
+    uptime::{self, TimeMark},
 };
 
 /// Mean time between two snapshots.
@@ -58,8 +59,9 @@ pub(super) struct CacheSnapshots {
 }
 
 impl CacheSnapshots {
-    pub(super) fn new(gateway: &Arc<Gateway>) -> Arc<Self> {
-        let (gateway, restore) = (gateway.clone(), CacheRestore::new(gateway));
+    /// `latest`: what the wall clock has shown an earlier process, milliseconds since 1970; 0: unknown.
+    pub(super) fn new(gateway: &Arc<Gateway>, latest: u64) -> Arc<Self> {
+        let (gateway, restore) = (gateway.clone(), CacheRestore::new(gateway, latest));
         let (written, is_restoring) = (AtomicU64::new(0), watch::Sender::new(false));
         Arc::new(CacheSnapshots { gateway, written, restore, is_restoring })
     }
@@ -193,7 +195,7 @@ impl CacheSnapshots {
 
 /// Writes what the cache holds, what was used most first, and returns the number of entries.
 fn write_entries(cache: &Cache, included: IncludedPurges, file: &mut File, until: Option<Instant>) -> io::Result<u64> {
-    let (now, taken) = (Instant::now(), SystemTime::now());
+    let (now, taken) = (Instant::now(), TimeMark::now(uptime::boot()));
     let (mut buffer, mut total) = (Vec::with_capacity(SLICE), 0);
     let mut encoder = SnapshotEncoder::begin(taken, included, &mut buffer);
     // Weak: what leaves the cache meanwhile is freed.

@@ -1,8 +1,9 @@
 //! The file `clock-mark` in `state.dir`: how far the wall clock is ahead of the system's uptime, so that a start notices a
-//! clock that has jumped while no gateway ran.
+//! clock that has jumped while no gateway ran; and the time that it has shown, to the minute.
 //!
 //! What always holds: a jump that is not followed yet is not recorded, so restarts do not make it true earlier. Nothing is
-//! synced: after a restart of the system the file says nothing. Never fails: what cannot be read or written is not known.
+//! synced: after a restart of the system, only the time may be known. Never fails: what cannot be read or written is not
+//! known.
 
 use std::{
     fs::{File, OpenOptions},
@@ -14,13 +15,17 @@ use std::{
 
 use crate::{
     clock_jumps::{self, ClockJumps},
-    uptime,
+    uptime::{self, millis},
 };
 
 /// The file in `state.dir`.
 const FILE: &str = "clock-mark";
 /// Smaller changes are not written, milliseconds.
 const FINE: i64 = 1_000;
+/// How often the time is written, milliseconds.
+const MINUTE: u64 = 60_000;
+/// Interval of the checks.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Whether there is a file in `dir`: each start makes one.
 pub(super) fn exists(dir: &Path) -> bool {
@@ -37,10 +42,22 @@ pub(super) struct ClockMark {
     path: PathBuf,
     file: Option<File>,
     boot: u64,
-    /// Milliseconds, as written.
-    offset: Option<i64>,
+    written: Option<Mark>,
     /// The clocks as they were expected at the start.
     expected: ClockJumps,
+    /// What the wall clock has shown an earlier process.
+    latest: u64,
+}
+
+/// What the file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    /// The run of the system.
+    boot: u64,
+    /// The wall clock is so far ahead of the uptime, milliseconds.
+    offset: i64,
+    /// What the wall clock has shown, milliseconds since 1970.
+    latest: u64,
 }
 
 impl ClockMark {
@@ -51,13 +68,15 @@ impl ClockMark {
         let mut text = String::new();
         let read = file.as_mut().and_then(|file| file.read_to_string(&mut text).ok());
         let boot = uptime::boot();
-        let offset = read.and_then(|_| parse(&text, boot));
+        let written = read.and_then(|_| Mark::parse(&text));
+        let offset = written.filter(|mark| mark.boot == boot).map(|mark| mark.offset);
         let mut expected = ClockJumps::now();
         if let Some(wall) = offset.zip(uptime::since_boot()).and_then(|(offset, uptime)| wall(offset, uptime)) {
             expected.wall = wall;
             clock_jumps::expect(expected);
         }
-        let mut mark = ClockMark { path, file, boot, offset, expected };
+        let latest = written.map_or(0, |mark| mark.latest);
+        let mut mark = ClockMark { path, file, boot, written, expected, latest };
         mark.write();
         mark
     }
@@ -67,25 +86,61 @@ impl ClockMark {
         self.expected
     }
 
-    /// Writes what has changed, all of it if the file was removed.
-    pub(super) fn write(&mut self) {
-        if !self.path.exists() {
-            (self.file, self.offset) = (open(&self.path), None);
+    /// What the wall clock has shown an earlier process, milliseconds since 1970; 0: unknown.
+    pub(super) fn latest(&self) -> u64 {
+        self.latest
+    }
+
+    /// Keeps the file true until the control runtime ends. A disk that hangs delays nothing else.
+    pub(super) async fn keep(mut self) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            let write = move || {
+                self.write();
+                self
+            };
+            let Ok(kept) = tokio::task::spawn_blocking(write).await else { return };
+            self = kept;
         }
-        let now = clock_jumps::agreed_offset(uptime::since_boot());
-        let Some(offset) = now.filter(|now| self.offset.is_none_or(|known| (known - now).abs() >= FINE)) else {
+    }
+
+    /// Writes what has changed, all of it if the file was removed.
+    fn write(&mut self) {
+        if !self.path.exists() {
+            (self.file, self.written) = (open(&self.path), None);
+        }
+        let uptime = uptime::since_boot();
+        let Some((offset, uptime)) = clock_jumps::agreed_offset(uptime).zip(uptime) else { return };
+        let latest = offset.saturating_add_unsigned(millis(uptime)).try_into().unwrap_or(0);
+        let mark = Mark { boot: self.boot, offset, latest };
+        if self.written.is_some_and(|written| mark.is_like(written)) {
             return;
-        };
-        let text = format!("{:016x} {offset:+021}\n", self.boot);
-        if self.file.as_ref().is_some_and(|file| file.write_all_at(text.as_bytes(), 0).is_ok()) {
-            self.offset = Some(offset);
+        }
+        if self.file.as_ref().is_some_and(|file| file.write_all_at(mark.line().as_bytes(), 0).is_ok()) {
+            self.written = Some(mark);
         }
     }
 }
 
-fn parse(text: &str, boot: u64) -> Option<i64> {
-    let (run, offset) = text.strip_suffix('\n')?.split_once(' ')?;
-    (u64::from_str_radix(run, 16) == Ok(boot)).then(|| offset.parse().ok()).flatten()
+impl Mark {
+    /// Lines are equally long.
+    fn line(self) -> String {
+        let Mark { boot, offset, latest } = self;
+        format!("{boot:016x} {offset:+021} {latest:020}\n")
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.strip_suffix('\n')?.split(' ');
+        let (boot, offset, latest) = (words.next()?, words.next()?, words.next()?);
+        let boot = u64::from_str_radix(boot, 16).ok()?;
+        Some(Mark { boot, offset: offset.parse().ok()?, latest: latest.parse().ok()? })
+    }
+
+    /// Whether a file that says the other need not be written again.
+    fn is_like(self, other: Mark) -> bool {
+        let is_same = self.boot == other.boot && (self.offset - other.offset).abs() < FINE;
+        is_same && self.latest.abs_diff(other.latest) < MINUTE
+    }
 }
 
 fn wall(offset: i64, uptime: Duration) -> Option<SystemTime> {
@@ -106,20 +161,34 @@ mod tests {
                 .map_or_else(|late| -late.duration().as_secs_f64(), |early| early.as_secs_f64())
         };
         let mark = ClockMark::open(dir.path());
-        assert!(off(&mark).abs() < 5.0 && (mark.offset.is_some() || uptime::since_boot().is_none()));
-        let Some(offset) = mark.offset else { return };
-        let again = ClockMark::open(dir.path());
-        assert!(off(&again).abs() < 5.0);
+        assert!(off(&mark).abs() < 5.0 && (mark.written.is_some() || uptime::since_boot().is_none()));
+        assert_eq!(mark.latest(), 0);
+        let Some(written) = mark.written else { return };
+        let mut again = ClockMark::open(dir.path());
+        assert!(off(&again).abs() < 5.0 && again.latest().abs_diff(written.latest) < 5_000);
         std::fs::remove_file(dir.path().join(FILE)).unwrap();
-        let mut again = again;
         again.write();
-        assert!(ClockMark::open(dir.path()).offset.is_some(), "it is written again");
-        // An hour less: the clock is ahead.
-        let text = format!("{:016x} {:+021}\n", mark.boot, offset - 3_600_000);
-        assert_eq!(parse(&text, mark.boot), Some(offset - 3_600_000));
-        assert_eq!(parse(&text, mark.boot ^ 1), None, "another run of the system");
-        for damaged in ["", "x\n", "0000000000000000 x\n", &text[..text.len() - 1]] {
-            assert_eq!(parse(damaged, mark.boot), None);
+        assert!(ClockMark::open(dir.path()).written.is_some(), "it is written again");
+        // In another run of the system, the clock was an hour ahead.
+        let (offset, latest) = (written.offset + 3_600_000, written.latest + 3_600_000);
+        let later = Mark { boot: !written.boot, offset, latest };
+        std::fs::write(dir.path().join(FILE), later.line()).unwrap();
+        let other_run = ClockMark::open(dir.path());
+        assert!(off(&other_run).abs() < 5.0, "its uptime says nothing");
+        assert_eq!(other_run.latest(), later.latest);
+        let line = later.line();
+        assert_eq!(Mark::parse(&line), Some(later));
+        for damaged in ["", "x\n", "0000000000000000 x 1\n", "0000000000000000 +1\n", &line[..line.len() - 1]] {
+            assert_eq!(Mark::parse(damaged), None);
+        }
+    }
+
+    #[test]
+    fn the_time_is_written_each_minute() {
+        let mark = Mark { boot: 1, offset: 5_000, latest: 100_000 };
+        assert!(mark.is_like(Mark { offset: 5_999, latest: 159_999, ..mark }));
+        for other in [Mark { boot: 2, ..mark }, Mark { offset: 4_000, ..mark }, Mark { latest: 160_000, ..mark }] {
+            assert!(!mark.is_like(other), "{other:?}");
         }
     }
 }

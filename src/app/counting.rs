@@ -7,13 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::clock_mark::ClockMark;
 use crate::{
     clock_jumps::{self, ClockJump, ClockJumps},
     degraded::DegradedReason,
     gateway::Gateway,
     ledger::Ledger,
     snapshot::Account,
+    standstill,
 };
 
 /// How long the start waits for the first leases. After that the first requests wait for them.
@@ -36,9 +36,10 @@ pub(super) async fn first_leases(gateway: &Gateway) {
 }
 
 /// Runs until the control runtime ends.
-pub(super) async fn watch(gateway: Arc<Gateway>, ledger: Arc<Ledger>, mut clock_mark: ClockMark) {
+/// `clocks`: as they should have been at the start.
+pub(super) async fn watch(gateway: Arc<Gateway>, ledger: Arc<Ledger>, clocks: ClockJumps) {
     let reports = &gateway.live.degraded;
-    let mut clock = ClockWatch { jumps: clock_mark.expected(), jumped: None };
+    let mut clock = ClockWatch { jumps: clocks, jumped: None };
     loop {
         tokio::time::sleep(TICK).await;
         gateway.prepare_tomorrow();
@@ -51,7 +52,7 @@ pub(super) async fn watch(gateway: Arc<Gateway>, ledger: Arc<Ledger>, mut clock_
         }
         // It notices a jump when it is asked.
         clock_jumps::settled_time();
-        clock_mark.write();
+        standstill::look();
         let now = ClockJumps::now();
         if let Some(ClockJump(seconds)) = clock.observe(now) {
             tracing::error!(seconds, "the system clock has jumped; days are counted by what it says now");

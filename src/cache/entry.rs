@@ -1,8 +1,8 @@
 //! A response of Fastrac, stored or about to be, and its age.
 //!
 //! What always holds: an entry never changes, except for what is known of the fetches that are to replace it; its
-//! lifetimes are those in force; its age only grows while the process runs, whatever the wall clock does. All ages
-//! count from when the response was received. Must not know keys, requests or the cache. Never fails.
+//! lifetimes are those in force; its age only grows while the process runs, whatever the wall clock does, and also while
+//! the machine is suspended. All ages count from when the response was received. Must not know keys, requests or the cache. Never fails.
 
 use std::{
     sync::{
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     memory::{MemoryShare, Readers},
     outcome::Outcome,
+    standstill,
 };
 
 /// Wait after the first failed fetch that was to replace an entry; it doubles with each further one.
@@ -39,7 +40,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// When a response was received.
 #[derive(Clone, Copy, Debug)]
 pub struct ReceivedAt {
-    /// When `age` was right.
+    /// When `age` was right: the monotonic clock as if it had never stood still.
     at: Instant,
     /// Above zero for an entry of an earlier process.
     age: Duration,
@@ -52,12 +53,12 @@ impl ReceivedAt {
 
     /// Received this long ago, by another process.
     pub fn with_age(age: Duration) -> Self {
-        ReceivedAt { at: Instant::now(), age }
+        ReceivedAt { at: Instant::now() + standstill::total(), age }
     }
 
     /// Time since then.
     pub fn age(self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.at) + self.age
+        (now + standstill::total()).saturating_duration_since(self.at) + self.age
     }
 }
 

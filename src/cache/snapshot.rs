@@ -1,7 +1,7 @@
 //! The format of a snapshot of the cache: a head, the entries, an end. Pure.
 //!
 //! ```text
-//! head    MAGIC, version (u32), when it was taken (u64, ms of the wall clock), the purges that it includes (2 × u64)
+//! head    MAGIC, version (u32), when it was taken (a time mark: 3 × u64), the purges that it includes (2 × u64)
 //! entry   length (u32, above 0), that many bytes, digest
 //! end     0 (u32), number of entries (u64), digest
 //! ```
@@ -13,19 +13,25 @@
 
 use std::{
     io::{self, Read},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use http::{HeaderName, StatusCode};
 use ring::digest;
 
-use crate::outcome::Outcome;
+use crate::{
+    outcome::Outcome,
+    uptime::{TimeMark, millis},
+};
 
 /// The first bytes of a file.
 const MAGIC: &[u8; 12] = b"fastrac-warm";
 
+/// An uptime that is not known.
+const UNKNOWN: u64 = u64::MAX;
+
 /// Of the format. Another one is not read.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Bytes of a digest: SHA-256, cut. It guards against damage, not against those who can write to the state folder.
 const DIGEST: usize = 16;
@@ -46,6 +52,8 @@ pub enum SnapshotFault {
     Truncated,
     #[error("the list of what was purged since is damaged")]
     Purges,
+    #[error("the system clock has been set back since it was taken, so that nothing is known of its age")]
+    Undated,
     #[error("it cannot be read: {0}")]
     Unreadable(io::Error),
 }
@@ -112,12 +120,12 @@ pub struct SnapshotEncoder {
 
 impl SnapshotEncoder {
     /// Appends the head to `out`.
-    pub fn begin(taken: SystemTime, included: IncludedPurges, out: &mut Vec<u8>) -> Self {
+    pub fn begin(taken: TimeMark, included: IncludedPurges, out: &mut Vec<u8>) -> Self {
         let start = out.len();
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
-        let taken = taken.duration_since(UNIX_EPOCH).unwrap_or_default();
-        for number in [milliseconds(taken), included.run, included.number] {
+        let TimeMark { boot, uptime_ms, wall_ms } = taken;
+        for number in [boot, uptime_ms.unwrap_or(UNKNOWN), wall_ms, included.run, included.number] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         let mut chain = Chain([0; DIGEST]);
@@ -131,7 +139,7 @@ impl SnapshotEncoder {
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&entry.status.as_u16().to_le_bytes());
         out.push(u8::from(entry.outcome == Outcome::NotFound));
-        out.extend_from_slice(&milliseconds(entry.age).to_le_bytes());
+        out.extend_from_slice(&millis(entry.age).to_le_bytes());
         out.extend_from_slice(&entry.uses.to_le_bytes());
         field(out, entry.key);
         out.extend_from_slice(&(entry.names.len() as u32).to_le_bytes());
@@ -155,10 +163,6 @@ impl SnapshotEncoder {
     }
 }
 
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// Lengths fit: keys and names are parts of requests and responses, whose heads and bodies have limits far below.
 fn field(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
@@ -174,7 +178,7 @@ pub struct SnapshotDecoder<R> {
     longest: usize,
     chain: Chain,
     entries: u64,
-    taken: SystemTime,
+    taken: TimeMark,
     included: IncludedPurges,
     buffer: Vec<u8>,
 }
@@ -185,8 +189,8 @@ impl<R: Read> SnapshotDecoder<R> {
     /// # Errors
     /// [`SnapshotFault`].
     pub fn begin(input: R, length: u64, longest: usize) -> Result<Self, SnapshotFault> {
-        let (chain, taken, included) = (Chain([0; DIGEST]), UNIX_EPOCH, IncludedPurges::default());
-        let (left, entries, buffer) = (length, 0, Vec::new());
+        let (chain, left, entries, buffer) = (Chain([0; DIGEST]), length, 0, Vec::new());
+        let (taken, included) = (TimeMark { boot: 0, uptime_ms: None, wall_ms: 0 }, IncludedPurges::default());
         let mut decoder = SnapshotDecoder { input, left, longest, chain, entries, taken, included, buffer };
         let magic: [u8; MAGIC.len()] = decoder.read().map_err(|fault| match fault {
             SnapshotFault::Truncated => SnapshotFault::Foreign,
@@ -199,16 +203,19 @@ impl<R: Read> SnapshotDecoder<R> {
         if u32::from_le_bytes(version) != VERSION {
             return Err(SnapshotFault::Version(u32::from_le_bytes(version)));
         }
-        let (taken, run, number): ([u8; 8], [u8; 8], [u8; 8]) = (decoder.read()?, decoder.read()?, decoder.read()?);
-        decoder.chain.extend(&[&magic, &version, &taken, &run, &number]);
-        decoder.included = IncludedPurges { run: u64::from_le_bytes(run), number: u64::from_le_bytes(number) };
-        let taken = Duration::from_millis(u64::from_le_bytes(taken));
-        decoder.taken = UNIX_EPOCH.checked_add(taken).ok_or(SnapshotFault::Damaged)?;
+        let mut numbers = [[0; 8]; 5];
+        for number in &mut numbers {
+            *number = decoder.read()?;
+        }
+        decoder.chain.extend(&[&magic, &version, numbers.as_flattened()]);
+        let [boot, uptime, wall_ms, run, number] = numbers.map(u64::from_le_bytes);
+        decoder.taken = TimeMark { boot, uptime_ms: (uptime != UNKNOWN).then_some(uptime), wall_ms };
+        decoder.included = IncludedPurges { run, number };
         Ok(decoder)
     }
 
-    /// When the snapshot was taken, by the wall clock. To be believed once an entry or the end was read.
-    pub fn taken(&self) -> SystemTime {
+    /// When the snapshot was taken. To be believed once an entry or the end was read.
+    pub fn taken(&self) -> TimeMark {
         self.taken
     }
 
@@ -346,10 +353,10 @@ mod tests {
     const INCLUDED: IncludedPurges = IncludedPurges { run: u64::MAX - 1, number: 5 };
 
     /// Bytes.
-    const HEAD: usize = 40;
+    const HEAD: usize = 56;
 
-    fn taken() -> SystemTime {
-        UNIX_EPOCH + Duration::from_millis(1_764_400_000_123)
+    fn taken() -> TimeMark {
+        TimeMark { boot: u64::MAX - 3, uptime_ms: Some(77_010), wall_ms: 1_764_400_000_123 }
     }
 
     fn encode(entries: &[Owned]) -> Vec<u8> {
@@ -471,7 +478,7 @@ mod tests {
         assert_eq!(fault(b"{\"some\": \"other file\"}"), "it is no snapshot of a cache");
         let mut newer = file.clone();
         newer[MAGIC.len()] = 9;
-        assert_eq!(fault(&newer), "it has version 9 of the format, and this program reads version 3");
+        assert_eq!(fault(&newer), "it has version 9 of the format, and this program reads version 4");
         assert_eq!(fault(&file[..file.len() - 1]), "it ends too early");
         assert_eq!(fault(&[&file[..], b"x"].concat()), "it is damaged");
     }

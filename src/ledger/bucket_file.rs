@@ -9,7 +9,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -17,31 +17,19 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     admission::{BucketMark, CounterId},
-    uptime,
+    uptime::{MarkAge, STEP, TimeMark, millis},
 };
 
 /// Encoded as JSON, behind a line with its SHA-256.
 #[derive(Serialize, Deserialize)]
 pub(super) struct BucketFile {
-    /// The run of the system.
-    pub(super) boot: u64,
-    /// `None` where it is unknown.
-    uptime_ms: Option<u64>,
-    /// Milliseconds since 1970.
-    wall_ms: u64,
+    #[serde(flatten)]
+    written: TimeMark,
     buckets: Vec<BucketRow>,
 }
 
 /// A counter's kind and name, tokens, part of the rate in millionths, and rest of a pause in milliseconds.
 type BucketRow = (u8, String, u64, u32, u64);
-
-/// Time since a file was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileAge {
-    /// `None` where it is unknown, and in another run of the system.
-    pub(super) by_uptime: Option<Duration>,
-    pub(super) by_wall_clock: Duration,
-}
 
 impl BucketFile {
     /// The marks as they are now.
@@ -50,9 +38,7 @@ impl BucketFile {
             let (kind, name) = id.parts();
             (kind, name.to_owned(), mark.tokens, mark.rate_part, millis(mark.paused_for) + 1)
         };
-        // The uptime is rounded down.
-        let uptime_ms = uptime::since_boot().map(|uptime| millis(uptime + uptime::STEP));
-        BucketFile { boot, uptime_ms, wall_ms: wall_ms(), buckets: marks.map(row).collect() }
+        BucketFile { written: TimeMark::now(boot), buckets: marks.map(row).collect() }
     }
 
     pub(super) fn read(path: &Path) -> Option<Self> {
@@ -75,11 +61,11 @@ impl BucketFile {
         fs::rename(&new, path)
     }
 
-    /// Time since it was written, in this run of the system: zero if a clock has gone back.
-    pub(super) fn age(&self, boot: u64) -> FileAge {
-        let uptimes = self.uptime_ms.zip(uptime::since_boot()).filter(|_| self.boot == boot);
-        let by_uptime = uptimes.map(|(before, now)| millis(now).saturating_sub(before)).map(Duration::from_millis);
-        FileAge { by_uptime, by_wall_clock: Duration::from_millis(wall_ms().saturating_sub(self.wall_ms)) }
+    /// Time since it was written, rounded down.
+    pub(super) fn age(&self, boot: u64) -> MarkAge {
+        let age = self.written.until(TimeMark::now(boot));
+        // The first uptime was rounded down.
+        MarkAge { by_uptime: age.by_uptime.map(|age| age.saturating_sub(STEP)), ..age }
     }
 
     pub(super) fn marks(self) -> impl Iterator<Item = (CounterId, BucketMark)> {
@@ -92,12 +78,4 @@ impl BucketFile {
 
 fn checksum(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
-}
-
-fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -13,8 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::bucket_file::{BucketFile, FileAge};
-use crate::admission::{BucketMark, BucketStart, CounterId};
+use super::bucket_file::BucketFile;
+use crate::{
+    admission::{BucketMark, BucketStart, CounterId},
+    uptime::MarkAge,
+};
 
 /// The file in `state.dir`.
 const FILE: &str = "bucket-marks";
@@ -47,8 +50,9 @@ enum LastEnd {
 
 impl LastEnd {
     fn of(file: BucketFile, boot: u64) -> Self {
-        let FileAge { by_uptime: Some(by_uptime), by_wall_clock } = file.age(boot) else { return LastEnd::Unknown };
-        LastEnd::Clean { marks: file.marks().collect(), ago: by_uptime.min(by_wall_clock) }
+        let MarkAge { by_uptime: Some(by_uptime), by_wall_clock } = file.age(boot) else { return LastEnd::Unknown };
+        let ago = by_uptime.min(by_wall_clock.unwrap_or_default());
+        LastEnd::Clean { marks: file.marks().collect(), ago }
     }
 }
 

@@ -68,7 +68,7 @@ impl Throttles {
         let (path, at) = (dir.join(FILE), Instant::now());
         let known = BucketFile::read(&path).map_or_else(HashMap::new, |file| {
             let age = file.age(boot);
-            let age = age.by_uptime.unwrap_or(age.by_wall_clock);
+            let age = age.by_uptime.or(age.by_wall_clock).unwrap_or_default();
             let marks = file.marks().map(|(id, mark)| (id, mark.used_up_after(age)));
             marks.filter(|(_, mark)| mark.is_limited()).map(|(id, mark)| (id, Throttle { mark, at })).collect()
         });

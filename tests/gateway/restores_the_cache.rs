@@ -447,7 +447,8 @@ fn what_a_reload_removes_is_not_brought_back_by_a_kill_right_after_it() {
     }
 }
 
-/// The wall clock says how long no gateway ran, and a clock that goes back makes nothing younger than it was.
+/// The wall clock says how long no gateway ran, and a clock that goes back makes nothing younger than it was, nor does one
+/// that was set back while no gateway ran: the uptime says more.
 #[test]
 #[cfg(target_os = "linux")]
 fn ages_go_on_while_no_gateway_runs() {

@@ -43,7 +43,7 @@ pub(crate) use directives::Acceptance;
 pub use directives::RequestDirectives;
 pub(crate) use entry::STALE_WAIT;
 pub use entry::{CacheEntry, NewEntry, ReceivedAt, RestoredDetails};
-pub(crate) use flight::JoinRequest;
+pub(crate) use flight::{Bid, Bids, JoinRequest};
 pub use flight::{Flight, Flights, Follower, Leader};
 pub use key::{Key, KeyParts, KeyRequest, PurgeScope, VaryValues};
 pub use lifetimes::{Lifetimes, OperationLifetimes};

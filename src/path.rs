@@ -19,6 +19,7 @@ mod lookup;
 mod order;
 mod rest;
 mod serve;
+mod spend;
 #[cfg(test)]
 mod tests;
 

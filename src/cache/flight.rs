@@ -18,6 +18,9 @@ use tokio::sync::watch;
 use super::{Cache, CacheEntry, Generation, Key};
 use crate::config::Priority;
 
+/// Of a flight, where no further one is the most urgent.
+const MOST_BIDS: usize = 16;
+
 /// The flights in progress.
 #[derive(Debug)]
 pub struct Flights<T> {
@@ -28,9 +31,38 @@ pub struct Flights<T> {
 struct OpenFlight<T> {
     generation: Generation,
     result: watch::Receiver<Option<T>>,
-    /// The highest of those that have joined.
-    priority: watch::Sender<Priority>,
+    bids: watch::Sender<Bids>,
     sent_probe: SentProbe,
+}
+
+/// On whose behalf a flight may be sent, and how urgently.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bid {
+    /// Name of the service; `None`: the gateway itself.
+    pub(crate) service: Option<Box<str>>,
+    pub(crate) priority: Priority,
+}
+
+/// The bids of those that have joined a flight; only grows.
+#[derive(Clone, Debug)]
+pub(crate) struct Bids(Vec<Bid>);
+
+impl Bids {
+    /// In the order in which they came.
+    pub(crate) fn list(&self) -> &[Bid] {
+        &self.0
+    }
+
+    /// The highest.
+    pub(crate) fn priority(&self) -> Priority {
+        self.0.iter().map(|bid| bid.priority).max().unwrap_or_default()
+    }
+
+    /// Whether a service could be served earlier than by the bids so far.
+    fn gain_by(&self, service: Option<&str>, priority: Priority) -> bool {
+        let includes = |bid: &Bid| bid.service.as_deref() == service && bid.priority >= priority;
+        priority > self.priority() || (self.0.len() < MOST_BIDS && !self.0.iter().any(includes))
+    }
 }
 
 /// Whether the request of a flight may have been sent; empty: it was not.
@@ -57,6 +89,8 @@ impl<T> Default for Flights<T> {
 pub(crate) struct JoinRequest<'a> {
     /// Where the result would be stored.
     pub(crate) cache: &'a Cache,
+    /// As in [`Bid`].
+    pub(crate) service: Option<&'a str>,
     pub(crate) priority: Priority,
     /// It takes only a response to what is sent from now on (RFC 9111, section 5.2.1.4).
     pub(crate) only_unsent: bool,
@@ -79,15 +113,16 @@ impl<T: Clone> Flights<T> {
         request: JoinRequest<'_>,
         stored: impl FnOnce() -> Option<Arc<CacheEntry>>,
     ) -> Flight<T> {
-        let JoinRequest { cache, priority, only_unsent } = request;
+        let JoinRequest { cache, service, priority, only_unsent } = request;
+        let bid = || Bid { service: service.map(Box::from), priority };
         let mut open = self.open.lock();
         let under_way = open.get(key).filter(|flight| cache.shares(key, flight.generation));
         let overtakes = only_unsent && under_way.is_some_and(|flight| may_be_sent(&flight.sent_probe));
         if let Some(flight) = under_way.filter(|_| !overtakes) {
-            flight.priority.send_if_modified(|highest| {
-                let rises = priority > *highest;
-                *highest = priority.max(*highest);
-                rises
+            flight.bids.send_if_modified(|bids| {
+                let gains = bids.gain_by(service, priority);
+                bids.0.extend(gains.then(bid));
+                gains
             });
             return Flight::Follower(Follower { result: flight.result.clone(), sent_probe: flight.sent_probe.clone() });
         }
@@ -96,12 +131,12 @@ impl<T: Clone> Flights<T> {
         }
         let generation = cache.generation();
         let (sender, result) = watch::channel(None);
-        let (raise, priority) = watch::channel(priority);
+        let (bid, bids) = watch::channel(Bids(vec![bid()]));
         let sent_probe = SentProbe::default();
-        let flight = OpenFlight { generation, result, priority: raise, sent_probe: sent_probe.clone() };
+        let flight = OpenFlight { generation, result, bids: bid, sent_probe: sent_probe.clone() };
         open.insert(key.clone(), flight);
         let (flights, key) = (self.clone(), key.clone());
-        Flight::Leader(Leader { flights, key, generation, priority, sender, sent_probe, overtakes })
+        Flight::Leader(Leader { flights, key, generation, bids, sender, sent_probe, overtakes })
     }
 
     /// Number of flights in progress.
@@ -120,7 +155,7 @@ pub struct Leader<T> {
     flights: Arc<Flights<T>>,
     key: Key,
     generation: Generation,
-    priority: watch::Receiver<Priority>,
+    bids: watch::Receiver<Bids>,
     sender: watch::Sender<Option<T>>,
     sent_probe: SentProbe,
     overtakes: bool,
@@ -156,9 +191,9 @@ impl<T> Leader<T> {
         self.generation
     }
 
-    /// The highest priority of those that have joined; it may rise.
-    pub(crate) fn priority(&self) -> watch::Receiver<Priority> {
-        self.priority.clone()
+    /// The bids of those that have joined; there may be more.
+    pub(crate) fn bids(&self) -> watch::Receiver<Bids> {
+        self.bids.clone()
     }
 
     /// Whether requests wait for the result.
@@ -220,7 +255,8 @@ mod tests {
     use crate::cache::key::key_of_path as key;
 
     fn join(flights: &Arc<Flights<u32>>, path: &str) -> Flight<u32> {
-        let request = JoinRequest { cache: &Cache::new(0), priority: Priority::Normal, only_unsent: false };
+        let request =
+            JoinRequest { cache: &Cache::new(0), service: None, priority: Priority::Normal, only_unsent: false };
         flights.join(&key(path), request, || None)
     }
 
@@ -247,23 +283,42 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_priority_of_those_that_joined_counts() {
+    fn who_joins_bids_if_that_can_send_it_earlier() {
         let (flights, cache) = (Arc::new(Flights::<u32>::default()), Cache::new(0));
-        let joins =
-            |priority| flights.join(&key("/a"), JoinRequest { cache: &cache, priority, only_unsent: false }, || None);
-        let Flight::Leader(leader) = joins(Priority::Low) else { panic!("first leads") };
-        let mut highest = leader.priority();
-        let of_the_others = [Priority::Normal, Priority::High, Priority::Low].map(joins);
-        assert!(of_the_others.iter().all(|flight| matches!(flight, Flight::Follower(_))));
-        assert!(highest.has_changed().unwrap());
-        assert_eq!(*highest.borrow_and_update(), Priority::High);
+        let joins = |service: Option<&str>, priority| {
+            let request = JoinRequest { cache: &cache, service, priority, only_unsent: false };
+            flights.join(&key("/a"), request, || None)
+        };
+        let Flight::Leader(leader) = joins(Some("a"), Priority::Low) else { panic!("first leads") };
+        let mut bids = leader.bids();
+        let mut changes = |service, priority| {
+            assert!(matches!(joins(service, priority), Flight::Follower(_)));
+            let changed = bids.has_changed().unwrap();
+            (changed, bids.borrow_and_update().priority())
+        };
+        const NAMES: [&str; MOST_BIDS - 4] = ["c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n"];
+        assert_eq!(changes(Some("a"), Priority::Low), (false, Priority::Low));
+        assert_eq!(changes(Some("b"), Priority::Low), (true, Priority::Low), "it may have a share of its own");
+        assert_eq!(changes(Some("a"), Priority::High), (true, Priority::High));
+        assert_eq!(changes(Some("a"), Priority::Normal), (false, Priority::High));
+        assert_eq!(changes(Some("b"), Priority::Normal), (true, Priority::High));
+        NAMES.iter().for_each(|name| assert!(changes(Some(name), Priority::High).0, "{name}"));
+        assert_eq!(changes(Some("one more"), Priority::High), (false, Priority::High));
+        let Flight::Leader(low) = flights.join(
+            &key("/b"),
+            JoinRequest { cache: &cache, service: None, priority: Priority::Low, only_unsent: false },
+            || None,
+        ) else {
+            panic!("first leads")
+        };
+        assert_eq!(low.bids().borrow().list(), [Bid { service: None, priority: Priority::Low }]);
     }
 
     #[tokio::test]
     async fn what_may_have_been_sent_is_not_joined_by_a_request_that_needs_a_newer_response() {
         let (flights, cache) = (Arc::new(Flights::<u32>::default()), Cache::new(0));
         let joins = |only_unsent| {
-            let request = JoinRequest { cache: &cache, priority: Priority::Normal, only_unsent };
+            let request = JoinRequest { cache: &cache, service: None, priority: Priority::Normal, only_unsent };
             flights.join(&key("/a"), request, || None)
         };
         let Flight::Leader(old) = joins(false) else { panic!("first leads") };
@@ -288,7 +343,7 @@ mod tests {
     async fn a_flight_that_began_before_a_purge_is_not_joined_after_it() {
         let (flights, cache) = (Arc::new(Flights::<u32>::default()), Cache::new(0));
         let joins = || {
-            let request = JoinRequest { cache: &cache, priority: Priority::Normal, only_unsent: false };
+            let request = JoinRequest { cache: &cache, service: None, priority: Priority::Normal, only_unsent: false };
             flights.join(&key("/a"), request, || None)
         };
         let Flight::Leader(before) = joins() else { panic!("first leads") };

@@ -10,11 +10,11 @@ use std::{iter, pin::pin};
 use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
-use super::{CallPriority, UpstreamCall};
+use super::{UpstreamCall, spend::spend};
 use crate::{
-    admission::{BudgetRequest, Claim, LimitResponse, NotSpent, Spent},
+    admission::{Claim, LimitResponse, Spent},
     attempts::Attempts,
-    config::{Class, Priority},
+    config::Class,
     deadline::timed,
     keys::Lease,
     outcome::{self, Classification, Outcome},
@@ -160,29 +160,6 @@ impl PreparedAttempt {
                 let spent = matches!(answer.body, AnswerBody::Long(_)).then(|| Box::new(spent));
                 AttemptResult::Answered(ClassifiedAnswer { response: answer, reading, spent })
             }
-        }
-    }
-}
-
-/// Step 9: waits for the service's day and the account's budget. The priority of a fill may rise meanwhile. What is sent
-/// from spare budget does not wait: it takes what is there, or nothing.
-async fn spend(call: &UpstreamCall, claim: &Claim, attempts: &Attempts) -> Result<Spent, NotSpent> {
-    let budget = &call.account.budget;
-    let request = |priority| call.budget_request(priority, attempts.sent());
-    let mut highest = match &call.priority {
-        CallPriority::OfService(priority) => return budget.spend(request(*priority), claim).await,
-        CallPriority::Spare(_) => {
-            let at_once = BudgetRequest { deadline: Instant::now(), ..request(Priority::Low) };
-            return budget.spend(at_once, claim).await;
-        }
-        CallPriority::OfWaiters(highest) => highest.clone(),
-    };
-    loop {
-        let priority = *highest.borrow_and_update();
-        tokio::select! {
-            biased;
-            spent = budget.spend(request(priority), claim) => return spent,
-            Ok(()) = highest.changed() => {}
         }
     }
 }

@@ -9,7 +9,7 @@ use super::Exchange;
 use crate::{
     admission::{BudgetMember, BudgetRequest, Claim, Exceeded, NotSpent, Quota, Urgency},
     body::BufferedRequest,
-    cache::{Key, Lifetimes, Lookup},
+    cache::{Bids, Key, Lifetimes, Lookup},
     catalog::Operation,
     config::{self, Class, Priority},
     deadline::{CallerTimeout, Deadline},
@@ -103,11 +103,11 @@ impl CallDeadlines {
 pub(super) enum CallPriority {
     /// That of the service.
     OfService(Priority),
-    /// The highest of those that wait for the response; it may rise.
-    OfWaiters(watch::Receiver<Priority>),
+    /// Of those that wait for the response, whoever is served first; there may be more of them.
+    OfWaiters(watch::Receiver<Bids>),
     /// Nobody waited for it when it began: it takes budget only if that is there at once. The highest of those that have
     /// joined decides what may be buffered for it.
-    Spare(watch::Receiver<Priority>),
+    Spare(watch::Receiver<Bids>),
 }
 
 impl OwnCall {
@@ -177,7 +177,7 @@ impl UpstreamCall {
     pub(super) fn priority(&self) -> Priority {
         match &self.priority {
             CallPriority::OfService(priority) => *priority,
-            CallPriority::OfWaiters(highest) | CallPriority::Spare(highest) => *highest.borrow(),
+            CallPriority::OfWaiters(bids) | CallPriority::Spare(bids) => bids.borrow().priority(),
         }
     }
 
@@ -267,9 +267,9 @@ impl Call {
     }
 
     /// A fetch for all that wait for the response: its time is the operation's, whatever its caller's wait.
-    pub(super) fn for_waiters(mut self: Box<Self>, highest: watch::Receiver<Priority>) -> Box<Self> {
+    pub(super) fn for_waiters(mut self: Box<Self>, bids: watch::Receiver<Bids>) -> Box<Self> {
         self.upstream.deadlines = CallDeadlines::ending(self.upstream.deadlines.operation);
-        self.upstream.priority = CallPriority::OfWaiters(highest);
+        self.upstream.priority = CallPriority::OfWaiters(bids);
         self
     }
 

@@ -117,7 +117,7 @@ pub(super) fn is_storable(fetch: &FetchResult) -> bool {
 pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: Claim) -> Result<Reply, Refusal> {
     let Fill { leader, reason, fallback } = fill;
     let (follower, deadline) = (leader.follow(), call.deadline());
-    let call = Arc::<Call>::from(call.for_waiters(leader.priority()));
+    let call = Arc::<Call>::from(call.for_waiters(leader.bids()));
     let (fetched_by, attempts) = (call.clone(), x.attempts().clone());
     x.snapshot.tasks.spawn(async move {
         let fetch = Fetch { call: &fetched_by.upstream, id: fetched_by.request_id.header(), reason, attempts };
@@ -173,10 +173,10 @@ pub async fn refresh(mut call: UpstreamCall, due: &DueRefresh) -> RefreshResult 
         Lookup::Fresh(stored) | Lookup::Stale(stored) => Arc::ptr_eq(&stored, &entry),
         Lookup::Miss => false,
     };
-    let request = JoinRequest { cache: &cache, priority: Priority::Low, only_unsent: false };
+    let request = JoinRequest { cache: &cache, service: None, priority: Priority::Low, only_unsent: false };
     let flight = call.snapshot.flights.join(&due.key, request, || (!is_current()).then(|| entry.clone()));
     let Flight::Leader(leader) = flight else { return RefreshResult::Over };
-    call.priority = CallPriority::Spare(leader.priority());
+    call.priority = CallPriority::Spare(leader.bids());
     let result = fetch_unasked(&call, leader, FillReason::Forced).await;
     let refused = result.as_ref().as_ref().err();
     let not_spare = refused.is_some_and(|refused| refused.refusal.outcome == Outcome::OverBudget);
@@ -219,12 +219,12 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
     if let Err(not_spare) = spare::check_surplus(&call.account) {
         return Prefetched::NotSpare(not_spare);
     }
-    let request = JoinRequest { cache: &cache, priority: Priority::Low, only_unsent: false };
+    let request = JoinRequest { cache: &cache, service: None, priority: Priority::Low, only_unsent: false };
     let result = match call.snapshot.flights.join(key, request, fresh) {
         Flight::Stored(entry) => return Prefetched::Fresh(entry.body()),
         Flight::Follower(follower) => call.deadlines.complete_by().bound(follower.result()).await.flatten(),
         Flight::Leader(leader) => {
-            call.priority = CallPriority::Spare(leader.priority());
+            call.priority = CallPriority::Spare(leader.bids());
             Some(fetch_unasked(&call, leader, reason).await)
         }
     };

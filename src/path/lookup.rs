@@ -109,8 +109,9 @@ impl Search<'_> {
     async fn join(self, x: &mut Exchange, claim: &mut Claim) -> Result<ControlFlow<Reply, Unanswered>, Refusal> {
         let (call, snapshot) = (self.call, &self.call.upstream.snapshot);
         loop {
-            let (priority, only_unsent) = (call.service().priority, self.directives.only_new());
-            let request = JoinRequest { cache: &snapshot.cache, priority, only_unsent };
+            let (service, only_unsent) = (call.service(), self.directives.only_new());
+            let (name, priority) = (Some(service.name.as_str()), service.priority);
+            let request = JoinRequest { cache: &snapshot.cache, service: name, priority, only_unsent };
             match snapshot.flights.join(&self.key, request, || self.fresh()) {
                 Flight::Stored(entry) => {
                     call.claim_hit(x, claim).await?;

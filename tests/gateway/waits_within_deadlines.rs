@@ -131,6 +131,27 @@ fn a_fill_is_as_urgent_as_the_most_urgent_that_waits_for_it() {
 }
 
 #[test]
+fn a_fill_may_use_the_share_of_each_service_that_waits_for_it() {
+    let budget = "per_second = 1, burst = 4, max_wait = \"20s\"";
+    let services = &[("batch", ""), ("owner", "share = 0.5")];
+    let gateway = Setup { budget, services, ..Setup::default() }.start();
+    let quote = |service| post("/item/multi-items", bodies::MULTI_ITEMS).by(service);
+    let waiting = |count| until("requests to wait", || self::budget(&gateway).waiting >= count);
+    // A service that asks for nothing lends its share.
+    assert_eq!(gateway.send(quote("owner")).status, 200);
+    thread::scope(|scope| {
+        let queued: Vec<_> = (0..8).map(|_| scope.spawn(|| gateway.send(quote("batch")))).collect();
+        waiting(4);
+        scope.spawn(|| gateway.send(get(CITY).by("batch")));
+        until("it leads", || gateway.app().gateway.current.load().flights.len() == 1);
+        let owner = gateway.send(get(CITY).by("owner"));
+        assert_eq!((owner.status, owner.outcome()), (200, "ok"), "{owner:?}");
+        let served = queued.iter().filter(|quote| quote.is_finished()).count();
+        assert!(served <= 4, "they came before, and have no share: {served}");
+    });
+}
+
+#[test]
 fn a_canary_that_hangs_holds_no_request_longer_than_it_waits() {
     let gateway = TestGateway::new();
     gateway.sandbox.fault(Fault::on("v2.track", Act::answer(401, r#"{"success": false, "message": "Unauthorized"}"#)));

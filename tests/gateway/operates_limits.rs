@@ -378,7 +378,10 @@ fn the_command_line_changes_and_shows_a_quota() {
     assert!(shown.contains("poor: blocked until"), "{shown}");
     let (code, cleared) = run(&["set", "poor", "--clear", "--reason", "over"]);
     assert!(code == Some(0) && cleared.starts_with("poor: as configured\nreplaced: blocked until"), "{cleared}");
-    let audit = std::fs::read_to_string(gateway.folder.path().join("state/audit.jsonl")).unwrap_or_default();
+    // Its thread writes.
+    let audit = || std::fs::read_to_string(gateway.folder.path().join("state/audit.jsonl")).unwrap_or_default();
+    until("the last line", || audit().contains("\"reason\":\"over\""));
+    let audit = audit();
     assert!(audit.contains("\"replaced\":\"blocked until"), "{audit}");
     for reason in ["too much", "stolen key", "sale", "over"] {
         assert!(audit.contains(&format!("\"reason\":\"{reason}\"")), "{reason}: {audit}");

@@ -2,7 +2,7 @@
 //!
 //! What always holds: from the first moment on, no signal ends the process by itself. One that comes during start-up
 //! ends it cleanly, or reloads the configuration once the gateway is up. The main thread does nothing but wait for
-//! signals, and everything that could hang (a disk, a name lookup) is on other threads, so that the process ends in time.
+//! signals, and everything that could block it (a disk, a name lookup) is on other threads, so that the process ends in time.
 
 use std::{
     io,
@@ -177,14 +177,14 @@ impl Received {
 impl Running {
     /// Reloads the configuration on request until it is to end, and waits for its end. `ended`: it is to end already.
     async fn live(self, mut received: Received, ended: bool) -> io::Result<u8> {
-        notify_systemd("READY=1");
+        tokio::spawn(notify_systemd("READY=1"));
         let reloads = reloads(self.gateway.clone())?;
         while !ended && received.is_hangup().await {
             // If a reload is waiting already, it will read this change, too.
             let _ = reloads.try_send(());
         }
         tracing::info!("draining");
-        notify_systemd("STOPPING=1");
+        tokio::spawn(notify_systemd("STOPPING=1"));
         let drain = self.gateway.in_force.load().config.limits.drain;
         let _ = self.stop.send(());
         tokio::select! {
@@ -240,8 +240,8 @@ fn reloads(gateway: Arc<Gateway>) -> io::Result<SyncSender<()>> {
 }
 
 /// Notifies systemd, if it started this process.
-fn notify_systemd(state: &str) {
-    if let Err(error) = notify::notify(state) {
+async fn notify_systemd(state: &'static str) {
+    if let Err(error) = notify::notify(state).await {
         tracing::warn!(%error, "systemd could not be notified");
     }
 }

@@ -6,6 +6,7 @@
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
+    os::unix::net::UnixDatagram,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -221,6 +222,30 @@ fn a_second_signal_ends_the_process_at_once() {
     until("it drains", || program.stderr().contains("draining"));
     program.signal(Signal::TERM);
     assert_eq!(program.ends(ENDS).code(), Some(1), "{}", program.stderr());
+}
+
+/// Issue: a service manager that did not read blocked the thread that waits for signals; not even a second one ended it.
+#[test]
+fn a_service_manager_that_reads_nothing_delays_no_stop() {
+    let (fastrac, folder) = (Sandbox::start(sandbox()).expect("a sandbox"), tempfile::tempdir().expect("a folder"));
+    let path = folder.path().join("notify");
+    let (manager, other) = (UnixDatagram::bind(&path).expect("bound"), UnixDatagram::unbound().expect("a socket"));
+    other.set_nonblocking(true).expect("set");
+    for full_at_start in [true, false] {
+        let fill = || while other.send_to(b"x", &path).is_ok() {};
+        if full_at_start {
+            fill();
+        }
+        let configuration = configuration(&url(fastrac.addr()));
+        let mut program = Program::start_as(&configuration, (ACCESS, SECRET), |command| {
+            command.env("NOTIFY_SOCKET", &path);
+        });
+        until("it has a key pair", || program.admin_page("/readyz").status == 200);
+        fill();
+        terminate(&mut program);
+        manager.set_nonblocking(true).expect("set");
+        while manager.recv(&mut [0; 64]).is_ok() {}
+    }
 }
 
 /// Connections that are in the backlog when the signal comes, with their requests.

@@ -25,6 +25,8 @@ pub(crate) enum NotSpare {
     Paused,
     /// Requests wait for the account's budget, or too little of it is left.
     Scarce,
+    /// The account has one place in flight: nothing may occupy it that nobody waits for.
+    OnePlace,
 }
 
 impl NotSpare {
@@ -32,7 +34,7 @@ impl NotSpare {
     pub(crate) fn pause(self) -> Duration {
         match self {
             NotSpare::Scarce => Duration::from_millis(50),
-            NotSpare::BreakerOpen | NotSpare::Paused => LONG_PAUSE,
+            NotSpare::BreakerOpen | NotSpare::Paused | NotSpare::OnePlace => LONG_PAUSE,
         }
     }
 }
@@ -49,13 +51,19 @@ pub(crate) fn check(account: &Account) -> Result<(), NotSpare> {
 
 /// The same for what nobody waits for and of which there may be much: it also needs a full bucket. A token that the bucket
 /// cannot hold is lost anyway, so callers find at most one token less. (With half a bucket left, bursts of 9 at 10/s were
-/// refused beside many refreshes.)
+/// refused beside many refreshes.) And half of the places in flight are left beside its own, which comes back only when the
+/// call ends.
 ///
 /// # Errors
 /// [`NotSpare`].
 pub(crate) fn check_surplus(account: &Account) -> Result<(), NotSpare> {
-    let is_full = usage(account)?.bucket.is_none_or(|bucket| bucket.left >= bucket.burst);
-    if is_full { Ok(()) } else { Err(NotSpare::Scarce) }
+    let BudgetUsage { bucket, in_flight, .. } = usage(account)?;
+    if in_flight.limit <= 1 {
+        return Err(NotSpare::OnePlace);
+    }
+    let is_full = bucket.is_none_or(|bucket| bucket.left >= bucket.burst);
+    let leaves_places = in_flight.left.saturating_sub(1) * 2 >= in_flight.limit;
+    if is_full && leaves_places { Ok(()) } else { Err(NotSpare::Scarce) }
 }
 
 /// The use of a budget of which something is spare.

@@ -38,6 +38,7 @@ use crate::{
     gateway::Gateway,
     path::{self, OwnCall, Prefetched, UpstreamCall},
     snapshot::Worker,
+    spare::NotSpare,
 };
 use discover::{Found, IdMembers, LevelIds, ids};
 pub use schedule::begin_walks_on_schedule;
@@ -131,6 +132,8 @@ pub enum WalkEnd {
     NotUnderstood,
     /// Storing another response might have evicted others.
     CacheFull,
+    /// The account has one place in flight, which a walk would take from callers.
+    OnePlace,
     /// The responses name more ids than those of a region tree would.
     TooManyIds,
     /// The account's address was changed: the ids are those of the earlier one.
@@ -332,6 +335,7 @@ impl<'a> Walker<'a> {
                     return Ok(Some(body));
                 }
                 Prefetched::CacheFull => return Err(WalkEnd::CacheFull),
+                Prefetched::NotSpare(NotSpare::OnePlace) => return Err(WalkEnd::OnePlace),
                 Prefetched::NotSpare(not_spare) => not_spare.pause(),
                 Prefetched::Failed => {
                     tries += 1;

@@ -108,6 +108,7 @@ fn reason(state: &str) -> Option<&'static str> {
         "not_understood" => {
             "some responses were not the lists of regions that they should be; what is below is left out"
         }
+        "one_place" => "it did not begin, because budget.in_flight is 1: it would keep callers from the only place",
         "cache_full" => "it stopped, because cache.memory is nearly full and more would have evicted other responses",
         "too_many_ids" => "it stopped, because the responses name more ids than a region tree has",
         "address_changed" => "it stopped, because the account's address has changed; begin again",

@@ -190,7 +190,7 @@ impl From<NotSpare> for Unread {
         match not_spare {
             NotSpare::BreakerOpen => Unread::BreakerOpen,
             NotSpare::Paused => Unread::Paused,
-            NotSpare::Scarce => Unread::NoSpareBudget,
+            NotSpare::Scarce | NotSpare::OnePlace => Unread::NoSpareBudget,
         }
     }
 }

@@ -129,3 +129,10 @@ fn another_address_ends_it() {
     let sent: Vec<String> = gateway.received().iter().map(|entry| entry.target()).collect();
     assert!(!sent.iter().any(|target| target.starts_with("/elsewhere/region/city")), "{sent:?}");
 }
+
+#[test]
+fn it_takes_the_only_place_in_flight_from_nobody() {
+    let gateway = Setup { budget: "in_flight = 1", ..Setup::default() }.start();
+    assert_eq!(walk(&gateway).ended, Some(WalkEnd::OnePlace));
+    assert_eq!(gateway.received().len(), 0);
+}

@@ -139,7 +139,7 @@ impl Cache {
 
     /// A response in the form in which it may be stored. `memory` accounts for what left the cache while it is read.
     pub fn pack(&self, response: NewEntry, memory: &Arc<MemoryShare>) -> CacheEntry {
-        CacheEntry::packed(response.with_etag(), &self.names, memory)
+        CacheEntry::packed(response.completed(), &self.names, memory)
     }
 
     /// Puts the lifetimes of all operations in force, also for what is stored and for what is being fetched.
@@ -200,7 +200,7 @@ impl Cache {
     }
 
     /// Stores a response that was requested in `generation`, unless it was purged or an address has changed since, or it is
-    /// too large, or less in use than what it would evict. Returns whether it did.
+    /// too large, or less in use than what it would evict, or what is stored was requested later. Returns whether it did.
     pub fn keep(&self, key: Key, entry: Arc<CacheEntry>, generation: Generation) -> bool {
         let weight = u64::from(weight(&key, &entry));
         let is_cached = !entry.lifetimes().fresh.is_zero();

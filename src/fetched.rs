@@ -20,6 +20,8 @@ pub struct FetchRefused {
     pub service: Option<String>,
     /// Status of a response of Fastrac's that may not be passed on.
     pub status: Option<u16>,
+    /// How long it was tried.
+    pub after: Duration,
 }
 
 /// The response to a shared fetch.

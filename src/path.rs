@@ -92,7 +92,7 @@ where
         Continue(unanswered) => unanswered,
     };
     if let Err(refusal) = call.complete_claim(x, &mut claim) {
-        return unanswered.refused(refusal);
+        return Box::pin(unanswered.refused(refusal, x, &call, claim)).await;
     }
     // 7 the breaker, 8 orders: the journal, 9 the service's day and the account's budget, 10 a key pair, and the breaker
     // again, for a permit; 11 rewrite and inject, 12 send, 13 what the response means, 14 settle; on the heap, so that the

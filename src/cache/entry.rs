@@ -2,7 +2,7 @@
 //!
 //! What always holds: an entry never changes, except for what is known of the fetches that are to replace it; its
 //! lifetimes are those in force; its age only grows while the process runs, whatever the wall clock does, and also while
-//! the machine is suspended. All ages count from when the response was received. Must not know keys, requests or the cache. Never fails.
+//! the machine is suspended. All ages count from when the response was requested. Must not know keys, requests or the cache. Never fails.
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header::DATE};
 use tokio::time::Instant;
 
 use super::{
@@ -23,6 +23,7 @@ use super::{
     validator,
 };
 use crate::{
+    date,
     memory::{MemoryShare, Readers},
     outcome::Outcome,
     standstill,
@@ -37,7 +38,7 @@ pub(crate) const STALE_WAIT: Duration = Duration::from_secs(2);
 /// Longest wait after a failed fetch.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// When a response was received.
+/// When a response was received, and how old it was then.
 #[derive(Clone, Copy, Debug)]
 pub struct ReceivedAt {
     /// When `age` was right: the monotonic clock as if it had never stood still.
@@ -51,7 +52,8 @@ impl ReceivedAt {
         ReceivedAt::with_age(Duration::ZERO)
     }
 
-    /// Received this long ago, by another process.
+    /// Received this long ago by another process, or requested this long ago: the time in which Fastrac made the response
+    /// counts (RFC 9111, section 4.2.3).
     pub fn with_age(age: Duration) -> Self {
         ReceivedAt { at: Instant::now() + standstill::total(), age }
     }
@@ -78,9 +80,11 @@ pub struct NewEntry {
 }
 
 impl NewEntry {
-    /// With an `ETag`, as a response that may be stored has one.
-    pub(super) fn with_etag(mut self) -> Self {
+    /// With what a response that may be stored has: an `ETag`, and a `Date` that says when it was received, and not when it
+    /// is used (RFC 9110, section 6.6.1).
+    pub(super) fn completed(mut self) -> Self {
         validator::set_etag(&mut self.headers, &self.body);
+        self.headers.entry(DATE).or_insert_with(date::now);
         self
     }
 }
@@ -238,7 +242,12 @@ impl CacheEntry {
         }
     }
 
-    /// Time since it was received.
+    /// Whether it was requested later than another one.
+    pub(crate) fn is_newer_than(&self, other: &CacheEntry, now: Instant) -> bool {
+        self.age(now) < other.age(now)
+    }
+
+    /// Time since it was requested.
     pub(crate) fn age(&self, now: Instant) -> Duration {
         self.received.age(now)
     }
@@ -413,6 +422,18 @@ mod tests {
     fn a_stale_one_is_given_at_once_for_as_long_as_it_was_fresh_and_within_its_bound() {
         let of = |usable| Lifetimes { fresh: HOUR, usable, refresh: HOUR }.revalidated();
         assert_eq!([of(24 * HOUR), of(HOUR * 3 / 2), of(HOUR)], [HOUR * 2, HOUR * 3 / 2, HOUR]);
+    }
+
+    #[test]
+    fn it_says_when_it_was_received() {
+        let of = |date: Option<&'static str>| {
+            let mut response = crate::cache::test_response(0);
+            response.headers.extend(date.map(|date| (DATE, HeaderValue::from_static(date))));
+            response.completed().headers[DATE].clone()
+        };
+        let date = "Sun, 29 Nov 2026 10:22:00 GMT";
+        assert_eq!(of(Some(date)), date);
+        assert!(of(None).to_str().unwrap().ends_with(" GMT"));
     }
 
     #[test]

@@ -173,11 +173,6 @@ impl<T> Leader<T> {
         let _ = self.sent_probe.set(Box::new(may_be_sent));
     }
 
-    /// Whether no later flight for the key has begun, whose result counts.
-    pub(crate) fn is_newest(&self) -> bool {
-        self.is_open_in(&self.flights.open.lock())
-    }
-
     fn is_open_in(&self, open: &HashMap<Key, OpenFlight<T>>) -> bool {
         open.get(&self.key).is_some_and(|flight| flight.result.same_channel(&self.sender.subscribe()))
     }
@@ -330,10 +325,9 @@ mod tests {
         sent.store(true, std::sync::atomic::Ordering::SeqCst);
         assert!(matches!(joins(false), Flight::Follower(_)));
         let Flight::Leader(new) = joins(true) else { panic!("it needs a newer one") };
-        assert!(new.overtakes() && new.is_newest() && !old.is_newest());
+        assert!(new.overtakes() && !old.overtakes());
         let Flight::Follower(follower) = joins(false) else { panic!("the newer one is open") };
         new.complete(2);
-        assert!(!old.is_newest(), "a newer one has ended");
         old.complete(1);
         assert_eq!(follower.result().await, Some(2));
         assert!(flights.is_empty());

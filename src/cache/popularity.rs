@@ -210,14 +210,18 @@ impl StoredEntries {
 }
 
 impl Cache {
-    /// Stores an entry, in place of others if need be, unless they are used more than it. To be called while no other is
-    /// stored. Returns whether it did.
+    /// Stores an entry, in place of others if need be, unless they are used more than it, or what is stored under the key was
+    /// requested later. To be called while no other is stored. Returns whether it did.
     pub(super) fn place(&self, key: Arc<Key>, entry: Arc<CacheEntry>) -> bool {
         let now = Instant::now();
         let uses = self.popularity.count(&key, now).max(entry.uses());
         let replaced = self.entries.get(&*key);
         if replaced.as_ref().is_some_and(|replaced| Arc::ptr_eq(replaced, &entry)) {
             return true;
+        }
+        // Of a fetch that began later and ended sooner.
+        if replaced.as_ref().is_some_and(|replaced| replaced.is_newer_than(&entry, now)) {
+            return false;
         }
         let freed = replaced.as_ref().map_or(0, |replaced| u64::from(weight(&key, replaced)));
         let taken = self.popularity.bytes().saturating_sub(freed) + u64::from(weight(&key, &entry));

@@ -258,6 +258,7 @@ struct Fetch<'a> {
 impl Fetch<'_> {
     /// Fetches, stores, and gives the result to all that wait for it.
     async fn complete(mut self, leader: Leader<SharedFetch>, claim: Claim) -> SharedFetch {
+        let began = Instant::now();
         let attempts = self.attempts.clone();
         leader.probe_sent_with(move || attempts.sent() != Sent::No);
         let rest = RestOfAttempts::of(self.call, &self.attempts);
@@ -270,7 +271,8 @@ impl Fetch<'_> {
         let result = answer.and_then(|answer| self.store(answer, &leader, good.as_deref()));
         let service = self.call.service.map(|service| self.call.snapshot.catalog.services[service].name.clone());
         let status = self.attempts.status();
-        let result = Arc::new(result.map_err(|refusal| FetchRefused { refusal, service, status }));
+        let refused = |refusal| FetchRefused { refusal, service, status, after: began.elapsed() };
+        let result = Arc::new(result.map_err(refused));
         if let Some(x) = &mut line_of_rest {
             x.finish(&reply_of(&result, self.reason.status(is_stored(&result))), Instant::now());
         }
@@ -306,7 +308,7 @@ impl Fetch<'_> {
         good: Option<&CacheEntry>,
     ) -> Result<Fetched, Refusal> {
         let call = self.call;
-        let reading = answer.reading;
+        let (reading, took) = (answer.reading, answer.response.took);
         let reply = answer.reply();
         let ReplyBody::Whole(body) = reply.body else { return Err(Refusal::internal()) };
         let max_length = call.snapshot.limits.answer_buffer;
@@ -321,7 +323,7 @@ impl Fetch<'_> {
             outcome: reply.outcome,
             operation: call.snapshot.cache.operation(&call.operation.label),
             stored_from: self.id.clone(),
-            received: ReceivedAt::now(),
+            received: ReceivedAt::with_age(took),
         };
         let entry = Arc::new(match storable {
             true => {
@@ -330,10 +332,10 @@ impl Fetch<'_> {
             }
             false => CacheEntry::shared(entry),
         });
-        let replaces = || good.is_none_or(|good| self.replaces(good, &entry, leader));
+        let is_newer = |good: &CacheEntry| !good.is_newer_than(&entry, Instant::now());
+        let replaces = || good.is_none_or(|good| is_newer(good) && self.replaces(good, &entry, leader));
         let keep = || call.snapshot.cache.keep(leader.key().clone(), entry.clone(), leader.generation());
-        // A later fetch for the same key has a newer response, or will.
-        let stored = storable && leader.is_newest() && replaces() && keep();
+        let stored = storable && replaces() && keep();
         Ok(Fetched { entry, storable, stored, code: reply.code, retry_after: reply.retry_after })
     }
 

@@ -24,6 +24,9 @@ use crate::{
     upstream::Failure,
 };
 
+/// The part of a refused wait that counts as the whole.
+const NEARLY: f64 = 0.9;
+
 /// How a request is fetched that no stored or shared response answers.
 pub(super) enum Unanswered {
     /// Its operation is not cached.
@@ -34,12 +37,20 @@ pub(super) enum Unanswered {
 }
 
 impl Unanswered {
-    /// The result of a request that its service's limits do not let Fastrac be asked for: a stale response, if there is one.
-    pub(super) fn refused(self, refusal: Refusal) -> Result<Reply, Refusal> {
-        match self {
-            Unanswered::Fill(Fill { fallback: Some(fallback), .. }) => Ok(fallback.reply(None)),
-            Unanswered::Fill(_) | Unanswered::Bypass | Unanswered::Uncached => Err(refusal),
-        }
+    /// The result of a request that its service's limits do not let Fastrac be asked for: a stale response, if there is one,
+    /// which costs what a hit does.
+    pub(super) async fn refused(
+        self,
+        refusal: Refusal,
+        x: &mut Exchange,
+        call: &Call,
+        mut claim: Claim,
+    ) -> Result<Reply, Refusal> {
+        let Unanswered::Fill(Fill { fallback: Some(fallback), .. }) = self else { return Err(refusal) };
+        call.claim_hit(x, &mut claim).await?;
+        call.record(&mut claim).await?;
+        claim.keep();
+        Ok(fallback.reply(None))
     }
 }
 
@@ -107,7 +118,7 @@ struct Search<'a> {
 impl Search<'_> {
     /// Leads the fetch, or waits for the one that is under way.
     async fn join(self, x: &mut Exchange, claim: &mut Claim) -> Result<ControlFlow<Reply, Unanswered>, Refusal> {
-        let (call, snapshot) = (self.call, &self.call.upstream.snapshot);
+        let (call, snapshot, began) = (self.call, &self.call.upstream.snapshot, Instant::now());
         loop {
             let (service, only_unsent) = (call.service(), self.directives.only_new());
             let (name, priority) = (Some(service.name.as_str()), service.priority);
@@ -126,7 +137,7 @@ impl Search<'_> {
                 Flight::Follower(follower) => {
                     call.claim_hit(x, claim).await?;
                     x.fetched_as = Some(self.joined());
-                    if let Some(reply) = self.follow(x, follower).await? {
+                    if let Some(reply) = self.follow(x, follower, began).await? {
                         call.record(claim).await?;
                         claim.keep();
                         return Ok(ControlFlow::Break(reply));
@@ -153,15 +164,20 @@ impl Search<'_> {
     }
 
     /// Waits for the result of another request's fetch. `None`: the leader was lost, or its own limits refused it, so this
-    /// request may lead.
-    async fn follow(&self, x: &mut Exchange, follower: Follower<SharedFetch>) -> Result<Option<Reply>, Refusal> {
+    /// request may lead. It began to wait for anything at `began`.
+    async fn follow(
+        &self,
+        x: &mut Exchange,
+        follower: Follower<SharedFetch>,
+        began: Instant,
+    ) -> Result<Option<Reply>, Refusal> {
         let until = self.fallback.as_ref().map_or(self.call.deadline(), |fallback| fallback.until);
         let may_be_sent = follower.sent_probe();
         let (result, time) = timed(pin!(until.bound(follower.result()))).await;
         x.attempts().waited_for_upstream(time);
         match (result, &self.fallback) {
             (Some(None), _) => Ok(None),
-            (Some(Some(result)), _) if is_only_leaders(&result, self.call) => Ok(None),
+            (Some(Some(result)), _) if is_only_leaders(&result, self.call, began.elapsed()) => Ok(None),
             (Some(Some(result)), Some(fallback)) if !is_storable(&result) => Ok(Some(fallback.reply(Some(&result)))),
             (Some(Some(result)), _) => reply_of(&result, self.joined()).map(Some),
             (None, Some(fallback)) => {
@@ -177,10 +193,11 @@ impl Search<'_> {
 
 /// Whether what a fetch came to concerns the service that began it, and not this one: its quota or its part of the budget
 /// or the memory was used up, or it was the gateway's own and there was no budget to spare. Requests of the same service
-/// share such a refusal.
-fn is_only_leaders(result: &FetchResult, call: &Call) -> bool {
-    let Err(FetchRefused { refusal, service, .. }) = result else { return false };
-    refusal.concerns_who_asked() && service.as_ref() != Some(&call.service().name)
+/// share such a refusal if they have waited for nearly as long as the fetch has: by then, they would have been refused too.
+fn is_only_leaders(result: &FetchResult, call: &Call, waited: Duration) -> bool {
+    let Err(FetchRefused { refusal, service, after, .. }) = result else { return false };
+    let shares_it = service.as_ref() == Some(&call.service().name) && waited >= after.mul_f64(NEARLY);
+    refusal.concerns_who_asked() && !shares_it
 }
 
 async fn hit(call: &Call, claim: &mut Claim, entry: &CacheEntry, now: Instant) -> Result<Reply, Refusal> {

@@ -433,3 +433,71 @@ fn a_forced_refresh_that_fails_is_told_so_and_takes_nothing_away() {
         assert_eq!((hit.outcome(), hit.body == stored.body), ("hit", true));
     }
 }
+
+/// A `no-cache` request overtakes a fetch that was sent before it. What each brings is stored, unless it is older than what is.
+#[test]
+fn a_response_is_stored_although_a_newer_one_is_being_fetched() {
+    let services = &[("fresh", "force_refresh = true")];
+    let list = |name: &str| Act::answer(200, &format!(r#"{{"success":true,"message":"","data":["{name}"]}}"#));
+    let seconds = Duration::from_secs;
+    for (old, new, expected) in [
+        ((list("old"), seconds(1)), (Act::Html(500), seconds(4)), "old"),
+        ((list("old"), seconds(3)), (list("new"), seconds(0)), "new"),
+    ] {
+        let gateway = Setup { services, account: "retries = 0", ..Setup::default() }.start();
+        let stored = || gateway.send(city(0).header("cache-control", "only-if-cached"));
+        for (act, time) in [old, new] {
+            gateway.sandbox.fault(Fault::on("v2.city", act).wait(time).times(1));
+        }
+        std::thread::scope(|scope| {
+            let older = scope.spawn(|| gateway.send(city(0)));
+            until("the first is sent", || gateway.received().len() == 1);
+            let newer = scope.spawn(|| gateway.send(lookup(0).by("fresh").header("cache-control", "no-cache")));
+            until("the second is sent", || gateway.received().len() == 2);
+            until("one is stored", || stored().outcome() == "hit");
+            assert!(!(older.is_finished() && newer.is_finished()), "the other is not over");
+        });
+        let hit = stored();
+        assert!(hit.outcome() == "hit" && hit.text().contains(expected), "{hit:?}");
+    }
+}
+
+#[test]
+fn stale_responses_cost_what_hits_do_also_when_the_day_is_used_up() {
+    let services = &[("small", "quota = { per_day = 1, per_second = 1, burst = 2 }")];
+    let gateway = Setup { more: SOON, services, ..Setup::default() }.start();
+    let request = || lookup(0).by("small");
+    assert_eq!(gateway.send(request()).outcome(), "ok");
+    std::thread::sleep(Duration::from_millis(250));
+    let outcomes: Vec<_> = (0..20).map(|_| gateway.send(request()).outcome().to_owned()).collect();
+    assert_eq!(outcomes[0], "stale");
+    assert!(outcomes.iter().any(|outcome| outcome == "over_quota"), "{outcomes:?}");
+}
+
+#[test]
+fn a_refresh_leaves_callers_half_of_the_places() {
+    let more =
+        "[operations.\"v2.city\"]\ncache = { fresh = \"1h\", stale_if_error = \"2h\", refresh_ahead = 0.00001 }\n";
+    let gateway = Setup { more, budget: "in_flight = 2", ..Setup::default() }.start();
+    gateway.send(city(0));
+    // No refresh is younger.
+    std::thread::sleep(Duration::from_millis(1050));
+    gateway.sandbox.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_secs(2)).times(1));
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| gateway.send(get("/region/province").by("shop")));
+        until("a place is taken", || budget(&gateway).in_flight.left == 1);
+        assert_eq!(gateway.send(city(0)).outcome(), "hit");
+        until("it is over", || slow.is_finished());
+        assert_eq!(gateway.received().len(), 2, "no refresh beside it");
+    });
+    until("the refresh", || gateway.received().len() == 3);
+}
+
+#[test]
+fn the_time_that_fastrac_takes_is_a_part_of_the_age() {
+    let gateway = TestGateway::new();
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Pass).wait(Duration::from_millis(2_100)).times(1));
+    assert_eq!(gateway.send(city(0)).outcome(), "ok");
+    let age: u64 = gateway.send(city(0)).header("age").expect("Age").parse().expect("seconds");
+    assert!((2..60).contains(&age), "{age}");
+}

@@ -131,6 +131,24 @@ fn a_fill_is_as_urgent_as_the_most_urgent_that_waits_for_it() {
 }
 
 #[test]
+fn a_request_that_joins_a_waiting_fill_late_waits_as_long_as_alone() {
+    let budget = "per_second = 1000, burst = 1000, in_flight = 1, max_wait = \"1s\"";
+    let gateway = Setup { budget, ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.multi_items", Act::Pass).wait(Duration::from_millis(1500)).times(1));
+    thread::scope(|scope| {
+        scope.spawn(|| gateway.send(post("/item/multi-items", bodies::MULTI_ITEMS).by("shop")));
+        place_taken(&gateway);
+        let first = scope.spawn(|| gateway.send(get(CITY).by("shop")));
+        until("it waits", || self::budget(&gateway).waiting == 1);
+        thread::sleep(Duration::from_millis(700));
+        let late = gateway.send(get(CITY).by("shop"));
+        let first = first.join().expect("a response");
+        assert_eq!((first.status, first.code().as_str()), (503, "budget.in_flight"), "{first:?}");
+        assert_eq!((late.status, late.outcome()), (200, "ok"), "{late:?}");
+    });
+}
+
+#[test]
 fn a_fill_may_use_the_share_of_each_service_that_waits_for_it() {
     let budget = "per_second = 1, burst = 4, max_wait = \"20s\"";
     let services = &[("batch", ""), ("owner", "share = 0.5")];

@@ -186,6 +186,11 @@ impl CallerLink {
         self.0.upgrade().is_some_and(|connection| connection.was_reset())
     }
 
+    /// Whether both are the same connection.
+    pub(crate) fn is(&self, other: &CallerLink) -> bool {
+        Weak::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether something that the caller has sent waits to be read: it may be that it gives a response up.
     pub(crate) fn has_unread(&self) -> bool {
         self.0.upgrade().is_some_and(|connection| connection.has_unread())

@@ -1,9 +1,10 @@
 //! Never sends an order twice: `Idempotency-Key`, equal orders, and the journal of orders.
 //!
 //! Step 4 ([`Orders::recall`]) answers a repeated key, gives an answer that has reached nobody to an
-//! equal order without a key, lets it wait for an order whose caller has left, holds it if that is
-//! unknown, or issues a [`Ticket`] and the [`CallerPresence`] of its caller. Step 8 ([`Orders::write`])
-//! makes the order durable before it is sent. Step 14 ([`Written::end`]) records its outcome.
+//! equal order without a key, lets it wait for an order whose caller has left, or until it is decided
+//! whether an answer of a moment ago has been read, holds it if the order is unknown, or issues a
+//! [`Ticket`] and the [`CallerPresence`] of its caller. Step 8 ([`Orders::write`]) makes the order
+//! durable before it is sent. Step 14 ([`Written::end`]) records its outcome.
 //!
 //! Always holds: an order is on disk before it is sent, so after `kill -9` every order that may have
 //! been sent is known as unknown; while a key is remembered, at most one order with it is sent; while

@@ -190,7 +190,7 @@ where
         shared_io.reset_on_close();
     } else if activity.lingers() {
         context.drain.cut.run_until_cancelled(Box::pin(linger(shared_io.clone()))).await;
-    } else if let Some(until) = activity.receipts.undecided_until() {
+    } else if let Some(until) = activity.receipts.undecided_until().filter(|_| !shared_io.was_reset()) {
         let waits = context.drain.cut.run_until_cancelled(Box::pin(await_reset(shared_io.clone(), until)));
         if waits.await.is_none() {
             // Cut off before it could be seen: to the safe side.

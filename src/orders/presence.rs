@@ -13,7 +13,11 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{index::OrderCaller, refusal::OrderRefusal, shared::SharedOrders};
+use super::{
+    index::{DeliveryProgress, OrderCaller},
+    refusal::OrderRefusal,
+    shared::SharedOrders,
+};
 use crate::body::Receipt;
 
 /// A request that gets the response of an order: the one that sends it, or one that follows when that has left.
@@ -133,22 +137,30 @@ pub struct OccupiedOrder {
     /// Id of its request.
     pub(super) first: String,
     pub(super) caller: OrderCaller,
-    /// Whether nothing of its answer had been written when the equal order came.
-    pub(super) is_unanswered: bool,
+    /// For how long it is still open whether an answer that was written has reached its caller.
+    pub(super) undecided: Duration,
     pub(super) changed: CancellationToken,
 }
 
 impl OccupiedOrder {
-    /// Waits for a moment until the caller of an order that is under way leaves, or an answer that is being given has
-    /// reached its caller or has not. Then the request asks again.
+    /// Waits for a moment until the caller of an order that is under way leaves, or until an answer that is being given
+    /// has reached its caller or has not. Then the request asks again.
     ///
     /// # Errors
     /// [`OccupiedOrder::refusal`], also if its caller gets the answer meanwhile: the equal one came before that.
     pub async fn freed(&self) -> Result<(), OrderRefusal> {
-        let changed = tokio::time::timeout(MOMENT, self.changed.cancelled()).await.is_ok();
+        let mut changed = self.changes_within(self.undecided).await;
+        if !changed && !self.orders.is_quiet(&self.caller) {
+            changed = self.changes_within(MOMENT).await;
+        }
         let freed = changed || self.orders.decide_caller(self.number, &self.caller);
-        let freed = freed && (!self.is_unanswered || self.orders.is_left(self.number));
+        let is_unanswered = self.caller.progress == DeliveryProgress::Awaited;
+        let freed = freed && (!is_unanswered || self.orders.is_left(self.number));
         if freed { Ok(()) } else { Err(self.refusal()) }
+    }
+
+    async fn changes_within(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.changed.cancelled()).await.is_ok()
     }
 
     /// The refusal if it is not freed in time.

@@ -27,7 +27,7 @@ pub enum Recall {
     /// The order is under way and its caller has left: the request waits for its end, and asks again.
     UnderWay(OrderUnderWay),
     /// An equal order, or the key's, is under way or its answer is being given, and its caller is there: the request waits
-    /// for a moment in case that changes, and asks again.
+    /// for a moment in case that changes, or until it is decided whether its caller has read the answer, and asks again.
     Occupied(OccupiedOrder),
 }
 
@@ -65,12 +65,11 @@ impl Orders {
                     wait.awaits(&first, was_sent);
                     return Ok(Recall::UnderWay(OrderUnderWay::new(presence(wait, number, caller), first, ended)));
                 }
-                IndexMatch::Occupied { number, first, caller, changed, was_sent } => {
-                    let (orders, is_unanswered) = (Arc::clone(&self.inner), was_sent.is_some());
-                    if let Some(was_sent) = was_sent {
-                        wait.awaits(&first, was_sent);
-                    }
-                    let occupied = OccupiedOrder { orders, number, first, caller, is_unanswered, changed };
+                IndexMatch::Occupied { number, first, caller, changed, awaited } => {
+                    wait.awaits(&first, awaited);
+                    let undecided = self.inner.undecided(&caller, request.connection);
+                    let orders = Arc::clone(&self.inner);
+                    let occupied = OccupiedOrder { orders, number, first, caller, undecided, changed };
                     return Ok(Recall::Occupied(occupied));
                 }
             }
@@ -151,7 +150,9 @@ impl Orders {
                 (expired, index.recall(identity.clone(), now))
             })?;
             match &found {
-                IndexMatch::Occupied { number, caller, .. } if self.inner.check_caller(*number, caller) => {}
+                IndexMatch::Occupied { number, caller, .. }
+                    if self.inner.undecided(caller, identity.connection.as_ref()).is_zero()
+                        && self.inner.check_caller(*number, caller) => {}
                 _ => return Ok(found),
             }
         }

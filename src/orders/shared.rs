@@ -4,7 +4,7 @@
 //! Always holds: batches are submitted under the lock of the index, so the disk sees the steps of an
 //! order in the order in which they happened. Fails with [`JournalError`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use super::{
     clock::OrderClock,
     index::{DeliveryProgress, Index, OrderCaller, OrderEnd},
     journal::StoredAnswer,
+    limits::RESET_WITHIN,
     placed::{PlacedOrder, PlacedOrders},
 };
 use crate::{
@@ -116,12 +117,30 @@ impl SharedOrders {
         self.change(|index, _| (index.reached(number, caller), ()));
     }
 
+    /// For how long it is still open whether an answer that was written has reached its caller, for an equal order that
+    /// comes by the connection `by`. A client that sends another order by the connection of its answer has read on.
+    pub(super) fn undecided(&self, caller: &OrderCaller, by: Option<&CallerLink>) -> Duration {
+        let connection = caller.connection.as_ref();
+        let has_read_on = connection.zip(by).is_some_and(|(connection, by)| connection.is(by));
+        match caller.progress {
+            DeliveryProgress::Written { at } if !has_read_on && !connection.is_some_and(CallerLink::was_reset) => {
+                Duration::from_millis(u64::try_from(at + RESET_WITHIN - self.now()).unwrap_or(0))
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Whether nothing more is to be learned of an answer that was written: what its caller has sent has been read.
+    pub(super) fn is_quiet(&self, caller: &OrderCaller) -> bool {
+        matches!(caller.progress, DeliveryProgress::Written { .. })
+            && !caller.connection.as_ref().is_some_and(CallerLink::has_unread)
+    }
+
     /// Looks at the connection of an order's caller, because the connection's own task may see late, or not at all, that
     /// the caller has left. Returns whether to look again.
     pub(super) fn check_caller(&self, number: u64, caller: &OrderCaller) -> bool {
         // What it has sent may give the response up: its connection is about to read that.
-        let about_to_tell = caller.progress == DeliveryProgress::Written
-            && caller.connection.as_ref().is_some_and(CallerLink::has_unread);
+        let about_to_tell = matches!(caller.progress, DeliveryProgress::Written { .. }) && !self.is_quiet(caller);
         !about_to_tell && self.decide_caller(number, caller)
     }
 
@@ -137,10 +156,10 @@ impl SharedOrders {
                 return has_left;
             }
             DeliveryProgress::Begun => return false,
-            DeliveryProgress::Written if connection.is_some_and(CallerLink::was_reset) => {
+            DeliveryProgress::Written { .. } if connection.is_some_and(CallerLink::was_reset) => {
                 self.caller_left(number, caller.id);
             }
-            DeliveryProgress::Written => self.reached(number, caller.id),
+            DeliveryProgress::Written { .. } => self.reached(number, caller.id),
         }
         true
     }

@@ -213,3 +213,27 @@ fn another_method_is_another_request() {
     let deleted = gateway.send(request("DELETE"));
     assert_eq!((deleted.header("idempotent-replayed"), gateway.received().len()), (None, 2), "{deleted:?}");
 }
+
+/// Its time is over just as the response comes: it repeats the order by another connection, and closes the first afterwards.
+#[test]
+fn a_caller_that_repeats_before_it_closes_is_not_sent_twice() {
+    let gateway = TestGateway::new();
+    for number in 0..2 {
+        let id = format!("kept-open-{number}");
+        let request = order(number).header("x-request-id", &id);
+        let first = TcpStream::connect(gateway.data).expect("connected");
+        (&first).write_all(&request.bytes()).expect("written");
+        assert_eq!(first.peek(&mut [0]).expect("a response"), 1);
+        let mut second = gateway.connect();
+        second.write(&order(number).bytes());
+        until("it waits", || gateway.metric("in_flight_requests", &[("service", "shop")]) >= 1.0);
+        if number == 1 {
+            // Also of those whose own time ends before.
+            let impatient = gateway.send(order(number).header(PATIENCE, "50"));
+            assert_eq!((impatient.status, impatient.code().as_str()), (409, "order.in_flight"));
+        }
+        drop(first);
+        is_replay_of(&second.read_response("POST").expect("a response"), &id);
+        assert_eq!(executed(&gateway), number as u64 + 1);
+    }
+}

@@ -78,6 +78,8 @@ pub(in crate::orders) struct OrderCaller {
     /// `None`: not known; it counts as open.
     pub(in crate::orders) connection: Option<CallerLink>,
     pub(in crate::orders) progress: DeliveryProgress,
+    /// Set if it has left with its answer unread. Also for those who have waited for that to be decided.
+    pub(in crate::orders) left_unread: Arc<AtomicBool>,
 }
 
 /// How far an answer is on its way to a caller.
@@ -88,7 +90,10 @@ pub(in crate::orders) enum DeliveryProgress {
     /// It is being written to the caller's connection.
     Begun,
     /// It was written.
-    Written,
+    Written {
+        /// When, milliseconds.
+        at: i64,
+    },
 }
 
 #[derive(Clone, Debug)]

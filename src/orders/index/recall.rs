@@ -3,7 +3,10 @@
 //! Always holds: an order has one caller at a time; while an order is under way, unknown, or its answer has reached
 //! nobody, an equal one without a key is new only if it is confirmed. Pure; fails with [`OrderRefusal`].
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -84,8 +87,9 @@ pub(in crate::orders) enum IndexMatch {
         caller: OrderCaller,
         /// Cancelled when its caller has left, when it ends, and when its answer has reached its caller or has not.
         changed: CancellationToken,
-        /// As above; `None`: its answer is being written, so that this request may come from one who has read it.
-        was_sent: Option<Arc<AtomicBool>>,
+        /// Set if this request waits for an answer that is to reach a caller: it has ended as above, or its caller leaves
+        /// with the answer unread.
+        awaited: Arc<AtomicBool>,
     },
 }
 
@@ -193,14 +197,13 @@ impl Index {
         let changed = order.next.get_or_insert_default().clone();
         let (in_flight, was_sent) = (order.in_flight, Arc::clone(&order.was_sent));
         if let Some(caller) = order.caller.clone().filter(|_| !order.is_free_for(identity.waited_as)) {
+            let is_awaited = caller.progress == DeliveryProgress::Awaited;
             // It is not for one that came before the answer was written to say that the answer has been read since.
-            if caller.progress != DeliveryProgress::Awaited
-                && let Some(first) = identity.sent_meanwhile.clone()
-            {
+            if !is_awaited && let Some(first) = identity.sent_meanwhile.clone() {
                 return Err(OrderRefusal::InFlight { first });
             }
-            let was_sent = (caller.progress == DeliveryProgress::Awaited).then_some(was_sent);
-            return Ok(IndexMatch::Occupied { number, first, caller, changed, was_sent });
+            let awaited = if is_awaited { was_sent } else { Arc::clone(&caller.left_unread) };
+            return Ok(IndexMatch::Occupied { number, first, caller, changed, awaited });
         }
         let caller = self.set_caller(number, identity.waited_as, identity.connection.clone());
         if in_flight {
@@ -218,7 +221,8 @@ impl Index {
         let id = waited_as.unwrap_or(self.next_caller);
         self.next_caller = self.next_caller.max(id + 1);
         self.change_caller(number, |caller| {
-            *caller = Some(OrderCaller { id, connection, progress: DeliveryProgress::Awaited });
+            let (progress, left_unread) = (DeliveryProgress::Awaited, Arc::default());
+            *caller = Some(OrderCaller { id, connection, progress, left_unread });
         });
         id
     }
@@ -244,7 +248,11 @@ impl Index {
         if !self.orders.get(&number).is_some_and(|order| order.is_caller(caller)) {
             return;
         }
-        self.change_caller(number, |caller| *caller = None);
+        let mut left = None;
+        self.change_caller(number, |caller| left = caller.take());
+        if let Some(caller) = left.filter(|caller| caller.progress != DeliveryProgress::Awaited) {
+            caller.left_unread.store(true, Relaxed);
+        }
         if let Some(order) = self.orders.get_mut(&number) {
             order.changed();
         }
@@ -278,7 +286,7 @@ impl Index {
     pub(in crate::orders) fn written(&mut self, number: u64, caller: u64, now: i64) {
         let Some(order) = self.orders.get_mut(&number).filter(|order| order.is_caller(caller)) else { return };
         if order.row.phase == OrderPhase::Undelivered {
-            order.caller.iter_mut().for_each(|caller| caller.progress = DeliveryProgress::Written);
+            order.caller.iter_mut().for_each(|caller| caller.progress = DeliveryProgress::Written { at: now });
             order.changed();
             self.written.push_back((now, number, caller));
         }

@@ -84,7 +84,7 @@ struct Modelled {
     settles: Vec<String>,
     /// Somebody waits for its answer or is being given it.
     caller: bool,
-    /// Its answer was written to that.
+    /// Its answer was written to that, so recently that it is not decided whether it has been read.
     written: bool,
 }
 
@@ -139,6 +139,12 @@ impl Model {
         });
     }
 
+    /// The answers that were written have reached their callers.
+    fn decide_written(&mut self) {
+        self.orders.iter_mut().filter(|(_, order)| order.written).for_each(|(id, order)| order.ends_delivery(id));
+        self.orders.retain(|_, order| order.key.is_some() || !matches!(order.state, ModelState::Ended(..)));
+    }
+
     fn unknown(&self) -> impl Iterator<Item = (&String, &Modelled)> {
         self.orders.iter().filter(|(_, order)| matches!(order.state, ModelState::Unknown(..)))
     }
@@ -164,7 +170,7 @@ impl Model {
         let holds =
             |order: &Modelled| matches!(order.state, ModelState::Unknown(_, since) if self.minute - since < DAY);
         let unknown = ids(equal().filter(|(_, order)| holds(order)).collect());
-        let undelivered = |order: &Modelled| matches!(order.state, ModelState::Undelivered(_)) && !order.written;
+        let undelivered = |order: &Modelled| matches!(order.state, ModelState::Undelivered(_));
         let open = |order: &Modelled| order.in_flight() || undelivered(order);
         let live: Vec<_> = equal().filter(|(_, order)| open(order)).collect();
         if key.is_some() || confirmed || (unknown.is_empty() && live.is_empty()) {
@@ -336,7 +342,9 @@ impl Real {
             }
             Step::Minutes(minutes) => {
                 tokio::time::advance(Duration::from_secs(60 * minutes)).await;
+                self.orders.inner.decide_written();
                 self.model.minute += minutes;
+                self.model.decide_written();
             }
             Step::Restart { killed } => {
                 self.orders.write_time();

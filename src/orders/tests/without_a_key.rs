@@ -201,6 +201,79 @@ async fn an_answer_that_was_written_is_decided_in_time_also_where_nothing_else_t
     }
 }
 
+/// A caller whose time is over just as the response comes repeats its order by another connection, and closes the first
+/// one afterwards.
+#[tokio::test(start_paused = true)]
+async fn an_equal_order_waits_until_it_is_decided_whether_an_answer_was_read() {
+    for reset in [true, false] {
+        let setup = OrdersSetup::new().await;
+        let [connection, other] = [(); 2].map(|()| Arc::new(TestConnection::default()));
+        let caller = written(TestOrder { connection: Some(connection.link()), ..order("r1") }, &setup).await;
+        let began = tokio::time::Instant::now();
+        let second = TestOrder { connection: Some(other.link()), ..order("r2") };
+        let mut wait = OrderWait::default();
+        let Ok(Recall::Occupied(waiting)) = second.recall_again(&setup.orders, &mut wait).await else { panic!("free") };
+        let gives_up = async {
+            tokio::time::sleep(RESET_WITHIN - Duration::from_millis(1)).await;
+            connection.reset.store(reset, Relaxed);
+        };
+        let (freed, ()) = tokio::join!(waiting.freed(), gives_up);
+        assert_eq!((freed, began.elapsed()), (Ok(()), RESET_WITHIN));
+        match second.recall_again(&setup.orders, &mut wait).await {
+            Ok(Recall::Repeat(told, Some(_))) if reset => assert_eq!(*told, answer("r1", Sent::Yes)),
+            Ok(Recall::New(..)) if !reset => {}
+            other => panic!("{reset}: {other:?}"),
+        }
+        drop(caller);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_equal_order_by_the_connection_of_the_answer_does_not_wait() {
+    let setup = OrdersSetup::new().await;
+    let connection = Arc::new(TestConnection::default());
+    let one = |id| TestOrder { connection: Some(connection.link()), ..order(id) };
+    for id in ["r1", "r2", "r3"] {
+        std::mem::forget(written(one(id), &setup).await);
+    }
+    // Nor does one whose caller knows what it wants.
+    drop(order("r4").confirmed().new_order(&setup.orders).await);
+    drop(being_delivered("r5", &setup).await);
+}
+
+/// Of several that wait for the decision, all came before the answer was written to anybody who has read it.
+#[tokio::test(start_paused = true)]
+async fn of_those_that_wait_for_an_answer_to_be_read_none_is_sent_if_it_was_not() {
+    for reset in [true, false] {
+        let setup = OrdersSetup::new().await;
+        let caller = written(order("r1"), &setup).await;
+        let mut waits = [OrderWait::default(), OrderWait::default()];
+        for wait in &mut waits {
+            let waiting = order("r2").recall_again(&setup.orders, wait).await;
+            assert!(matches!(waiting, Ok(Recall::Occupied(_))), "{waiting:?}");
+        }
+        let [first_wait, second_wait] = &mut waits;
+        if !reset {
+            Box::new(caller).reached();
+            let Ok(Recall::New(ticket, _)) = order("r2").recall_again(&setup.orders, first_wait).await else {
+                panic!("held")
+            };
+            drop(ticket);
+            drop(order("r3").new_order(&setup.orders).await);
+            continue;
+        }
+        drop(caller);
+        let Ok(Recall::Repeat(told, Some(next))) = order("r2").recall_again(&setup.orders, first_wait).await else {
+            panic!("no answer")
+        };
+        assert_eq!(*told, answer("r1", Sent::Yes));
+        Box::new(next).reached();
+        let refused = order("r3").recall_again(&setup.orders, second_wait).await.unwrap_err();
+        assert_eq!(refused, OrderRefusal::InFlight { first: first("r1") });
+        drop(order("r4").new_order(&setup.orders).await);
+    }
+}
+
 /// Over HTTP/2 it may be the reset of the stream.
 #[tokio::test(start_paused = true)]
 async fn what_a_caller_has_sent_after_its_answer_is_read_before_that_counts_as_delivered() {

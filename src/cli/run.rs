@@ -21,7 +21,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{FAILED, WRONG, notify, output};
 use crate::{
@@ -177,14 +177,15 @@ impl Received {
 impl Running {
     /// Reloads the configuration on request until it is to end, and waits for its end. `ended`: it is to end already.
     async fn live(self, mut received: Received, ended: bool) -> io::Result<u8> {
-        tokio::spawn(notify_systemd("READY=1"));
+        let notifications = TaskTracker::new();
+        notifications.spawn(notify_systemd("READY=1"));
         let reloads = reloads(self.gateway.clone())?;
         while !ended && received.is_hangup().await {
             // If a reload is waiting already, it will read this change, too.
             let _ = reloads.try_send(());
         }
         tracing::info!("draining");
-        tokio::spawn(notify_systemd("STOPPING=1"));
+        notifications.spawn(notify_systemd("STOPPING=1"));
         let drain = self.gateway.in_force.load().config.limits.drain;
         let _ = self.stop.send(());
         tokio::select! {

@@ -267,12 +267,14 @@ fn poll<C: GracefulConnection, S: ClientSocket + Send>(
 /// How long a connection without a request so far may still send one after the drain has begun.
 pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
-/// How often a connection that was told to end is asked whether it still has a request in progress.
+/// How often a connection that was told to end is asked whether it still has a request in progress or a response to be
+/// written.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
 
 /// Ends a connection after the requests in progress. A head that has begun is one of them, and so is one that has
 /// arrived but was not read yet. An HTTP/2 client need not acknowledge that the connection ends: without a request in
-/// progress, it is closed after [`IDLE_CHECK`].
+/// progress and a response to be written, it is closed after [`IDLE_CHECK`]. An HTTP/1.1 connection ends by itself once
+/// its last response is written.
 async fn wind_down<C: GracefulConnection, S: ClientSocket + Send>(
     mut connection: Pin<&mut C>,
     context: &Context,
@@ -297,7 +299,7 @@ async fn wind_down<C: GracefulConnection, S: ClientSocket + Send>(
             if !std::mem::replace(&mut shut_down, true) {
                 activity.heads.go_away();
                 connection.as_mut().graceful_shutdown();
-            } else if !activity.is_busy() {
+            } else if activity.is_on_http2() && !activity.has_responses() {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -70,6 +70,8 @@ pub struct Activity {
     each: u64,
     /// HTTP/2 only: bytes received since the last request began, less the allowance of requests that have ended.
     beside: AtomicU64,
+    /// HTTP/2 streams that are not over: their request is in progress, or h2 waits for the peer's window.
+    streams: AtomicUsize,
     /// HTTP/2 only.
     pub(super) heads: Heads,
     pub(super) receipts: Receipts,
@@ -109,6 +111,7 @@ impl Activity {
             renewed: AtomicU64::new(0),
             each: limits.request_body as u64 + LONGEST_HEAD,
             beside: AtomicU64::new(0),
+            streams: AtomicUsize::new(0),
             heads: Heads::default(),
             receipts: Receipts::default(),
         })
@@ -234,6 +237,16 @@ impl Activity {
         }
     }
 
+    /// Records that an HTTP/2 stream was opened.
+    pub(super) fn stream_began(&self) {
+        self.streams.fetch_add(1, Relaxed);
+    }
+
+    /// Records that an HTTP/2 stream is over: all of its response was written, or it was reset.
+    pub(super) fn stream_ended(&self) {
+        self.streams.fetch_sub(1, Relaxed);
+    }
+
     /// Records that a response ends the connection.
     pub(super) fn response_closes(&self) {
         self.closing.store(true, Relaxed);
@@ -262,6 +275,11 @@ impl Activity {
     /// Whether a request is in progress.
     pub fn is_busy(&self) -> bool {
         self.busy.load(Relaxed) > 0
+    }
+
+    /// On HTTP/2: whether a response is awaited, or not written whole.
+    pub(super) fn has_responses(&self) -> bool {
+        self.streams.load(Relaxed) > 0 || self.heads.is_write_waiting()
     }
 
     pub fn is_on_http2(&self) -> bool {

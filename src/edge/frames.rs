@@ -269,7 +269,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FollowedIo<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        // TLS accepts bytes at once, and writes them here.
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        self.activity.heads.write_waits(polled.is_pending());
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

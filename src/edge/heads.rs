@@ -61,6 +61,10 @@ impl Heads {
         self.write_waits.store(waits, Relaxed);
     }
 
+    pub(super) fn is_write_waiting(&self) -> bool {
+        self.write_waits.load(Relaxed)
+    }
+
     pub(super) fn peer_closed(&self) {
         self.peer_closed.store(true, Relaxed);
     }

@@ -43,6 +43,7 @@ pub(super) struct StreamExecutor {
 impl StreamExecutor {
     /// A new stream, whose task is spawned next.
     pub(super) fn open(&self, activity: &Arc<Activity>) -> Arc<StreamDelivery> {
+        activity.stream_began();
         let delivery = Arc::new(StreamDelivery {
             activity: activity.clone(),
             waits_since: AtomicU64::new(NEVER),
@@ -71,7 +72,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     }
 }
 
-/// How far the caller has taken the response of a stream.
+/// How far the caller has taken the response of a stream. The stream's task and each piece of the response, which h2 keeps
+/// until it is written, hold it: it is dropped when the stream is over.
 pub(super) struct StreamDelivery {
     activity: Arc<Activity>,
     /// Since when the caller has taken no byte of what it could take, in microseconds of the connection's clock; earlier by
@@ -97,6 +99,12 @@ impl StreamDelivery {
         let since = self.waits_since.load(Relaxed);
         let end = self.activity.idle_after(since).min(self.ends_by.load(Relaxed));
         (since != NEVER).then(|| self.activity.instant_of(end))
+    }
+}
+
+impl Drop for StreamDelivery {
+    fn drop(&mut self) {
+        self.activity.stream_ended();
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
     client::{Connection, get, post, request},
     h2::{self, Http2Connection},
     hostile::frames::{PREFACE, SETTINGS, frame, request_frames},
+    isolates_slow_callers::{Seen, Windowed},
     refuses_clearly::before_a_request,
     test_gateway::{Setup, TestGateway, closed_port, sandbox, until},
 };
@@ -313,4 +314,59 @@ fn a_silent_http2_connection_without_a_request_delays_no_stop() {
     let began = Instant::now();
     gateway.take_app().stop();
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
+
+/// Issue: the record of a small response ends when h2 has it, although its caller has not opened the window yet.
+#[test]
+fn a_stop_waits_for_http2_callers_that_have_not_taken_their_response() {
+    let mut gateway = Setup { drain: ("0s", "60s"), ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.track", Act::Long { bytes: 100_000 }));
+    let small = get("/region/city?province_id=31").by("shop");
+    let large = request("GET", "/order/track").json("{}").by("shop");
+    let mut callers = [small, large].map(|request| (Windowed::send(gateway.data, 0, &request), Seen::default()));
+    until("both have a status", || {
+        callers.iter_mut().for_each(|(caller, seen)| caller.read(seen));
+        callers.iter().all(|(_, seen)| seen.status > 0)
+    });
+    let (drain, app) = (gateway.app().drain.clone(), gateway.take_app());
+    std::thread::scope(|scope| {
+        let stopping = scope.spawn(move || app.stop());
+        until("it ends connections", || drain.stop.is_cancelled());
+        // Not to wait for something: an idle connection would be closed meanwhile.
+        std::thread::sleep(Duration::from_millis(1500));
+        for (caller, seen) in &mut callers {
+            caller.open(1 << 20);
+            until("the response is whole", || {
+                caller.read(seen);
+                seen.ended
+            });
+        }
+        until("the stop ends", || stopping.is_finished());
+    });
+}
+
+/// Issue: the same of the last response of an HTTP/1.1 connection, of which hyper buffers 64 KiB.
+#[test]
+fn a_stop_waits_for_http1_callers_that_have_not_taken_their_response() {
+    let mut gateway = Setup { drain: ("0s", "60s"), ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.track", Act::Long { bytes: 60_000 }));
+    let mut caller = gateway.connect();
+    caller.receive_little_ahead();
+    let one = request("GET", "/order/track").json("{}").by("shop");
+    caller.write(&one.bytes().repeat(100));
+    let mut answered = 0;
+    until("its responses fill the buffers", || {
+        std::thread::sleep(Duration::from_millis(200));
+        let before = std::mem::replace(&mut answered, gateway.log().len());
+        answered > 0 && answered == before
+    });
+    let (drain, app) = (gateway.app().drain.clone(), gateway.take_app());
+    std::thread::scope(|scope| {
+        scope.spawn(move || app.stop());
+        until("it ends connections", || drain.stop.is_cancelled());
+        // Not to wait for something: an idle connection would be closed meanwhile.
+        std::thread::sleep(Duration::from_millis(1500));
+        let whole = std::iter::from_fn(|| caller.read_response("GET")).take_while(|response| response.whole).count();
+        assert_eq!(whole, answered);
+    });
 }

@@ -28,17 +28,17 @@ use crate::{
 };
 
 /// An HTTP/2 client that opens its windows itself.
-struct Windowed {
+pub(crate) struct Windowed {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 /// What a client has seen of its only stream.
 #[derive(Debug, Default)]
-struct Seen {
-    status: u16,
+pub(crate) struct Seen {
+    pub(crate) status: u16,
     body: usize,
-    ended: bool,
+    pub(crate) ended: bool,
     /// Error code of `RST_STREAM`.
     reset: Option<u32>,
 }
@@ -47,7 +47,7 @@ const STREAM: u32 = 1;
 
 impl Windowed {
     /// Sends a request on a connection whose streams have a window of this many bytes.
-    fn send(addr: SocketAddr, window: u32, request: &Request) -> Windowed {
+    pub(crate) fn send(addr: SocketAddr, window: u32, request: &Request) -> Windowed {
         let stream = TcpStream::connect(addr).expect("connected");
         stream.set_read_timeout(Some(Duration::from_millis(20))).expect("set");
         let mut client = Windowed { stream, buffer: Vec::new() };
@@ -67,12 +67,12 @@ impl Windowed {
     }
 
     /// Opens the windows of stream and connection.
-    fn open(&mut self, bytes: u32) {
+    pub(crate) fn open(&mut self, bytes: u32) {
         [STREAM, 0].into_iter().for_each(|id| self.write(&frame(WINDOW_UPDATE, 0, id, &bytes.to_be_bytes())));
     }
 
     /// Reads what has come.
-    fn read(&mut self, seen: &mut Seen) {
+    pub(crate) fn read(&mut self, seen: &mut Seen) {
         let mut piece = [0; 64 * 1024];
         while let Ok(read @ 1..) = self.stream.read(&mut piece) {
             self.buffer.extend_from_slice(&piece[..read]);

@@ -5,7 +5,8 @@
 //! hold as much as it leaves free of that part, so that there is room for others however many hold all they may (the
 //! rule of "dynamic thresholds" for the buffers of a switch; Choudhury and Hahne, 1998); a claim goes back when its
 //! bytes are freed, whatever ends the request. Two things may exceed the limit: the response to an order, which must be
-//! read because nobody can ask for it again, and stored responses that left the cache while callers still read them. A
+//! read because nobody can ask for it again (it is not sent while its service may claim nothing, so these are the
+//! responses of orders in flight), and stored responses that left the cache while callers still read them. A
 //! claim is an addition to two shared counters. Must not know requests. Fails with [`MemoryExhausted`], without
 //! waiting.
 

@@ -81,10 +81,11 @@ pub(super) enum AttemptResult {
 
 impl PreparedAttempt {
     /// Steps 9 to 11. The key pair is taken after the budget, so that one that was revoked meanwhile is not used; nor is
-    /// the pair to sign with, if it was. The breaker is asked again at the end: it may have opened meanwhile.
+    /// the pair to sign with, if it was. The breaker is asked again at the end: it may have opened meanwhile. Nor is an order
+    /// sent if others have filled the memory meanwhile, because its response is read in any case.
     ///
     /// # Errors
-    /// The refusal of the budget, the keys or the breaker; what was reserved has gone back.
+    /// The refusal of the budget, the memory, the keys or the breaker; what was reserved has gone back.
     pub(super) async fn new(
         call: &UpstreamCall,
         admitted: AdmittedAttempt,
@@ -94,6 +95,9 @@ impl PreparedAttempt {
         let (spent, time) = timed(pin!(spend(call, &claim, attempts))).await; // 9
         attempts.waited_for_budget(time);
         let spent = spent.map_err(|not_spent| call.not_spent(not_spent))?.with_claim(claim);
+        if call.moves_money() {
+            call.allowance().check_response()?;
+        }
         // 10
         let lease = match pair.filter(|pair| !pair.is_revoked()) {
             Some(pair) => pair,

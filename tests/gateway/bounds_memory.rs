@@ -253,6 +253,37 @@ fn the_response_to_an_order_is_read_however_full_the_memory_is() {
     is_free(&gateway);
 }
 
+/// Beyond the limit is only what was in flight at that moment.
+#[test]
+fn an_order_that_has_waited_for_budget_is_not_sent_if_there_is_no_room_for_its_response_any_more() {
+    let budget = "per_second = 1000, burst = 1000, in_flight = 1, max_wait = \"30s\"";
+    let limits = "memory = \"8MiB\"\nanswer_body = \"7MiB\"\nrequest_body = \"1MiB\"\nidle = \"60s\"";
+    let gateway = Setup { limits, budget, services: SERVICES, ..Setup::default() }.start();
+    let long = Fault { delay_ms: 500, ..Fault::on("v2.order_express", Act::Long { bytes: 6_000_000 }) };
+    gateway.sandbox.fault(long);
+    let order = |number, service| post("/order/express", &bodies::order(number)).by(service);
+    let first = slow_reader(&gateway, &order(1, "bulk"));
+    until("it is in flight", || gateway.received().iter().any(|entry| entry.uri.path().contains("express")));
+    let mut waiting: Vec<_> = (2..6)
+        .map(|number| {
+            let mut connection = gateway.connect();
+            connection.write(&order(number, "bulk").bytes());
+            connection
+        })
+        .collect();
+    for connection in &mut waiting {
+        let refused = connection.read_response("POST").expect("a response");
+        assert_eq!((refused.status, refused.code().as_str(), refused.sent()), (503, "gateway.overloaded", "no"));
+    }
+    assert!(used(&gateway) < 8 << 20, "{}", used(&gateway));
+    assert_eq!(gateway.sandbox.counters().orders.express, 1);
+    drop(first);
+    is_free(&gateway);
+    // They have left nothing behind.
+    gateway.sandbox.clear_faults();
+    assert_eq!(gateway.send(order(2, "bulk")).status, 200);
+}
+
 #[test]
 fn whatever_ends_a_request_its_memory_is_free() {
     let gateway = gateway("memory = \"8MiB\"");

@@ -25,8 +25,9 @@ fn resident() -> usize {
     pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-fn key(number: usize) -> Key {
-    let query = format!("province_id=31&city_id={number}");
+/// With a query that has about this many bytes more.
+fn key(number: usize, more: usize) -> Key {
+    let query = format!("province_id=31&city_id={number}&more={}", "x".repeat(more));
     Key::new(KeyParts {
         account: "main",
         address: "https://b2b-api-stg.fastrac.id",
@@ -70,7 +71,7 @@ fn fill(cache: &Cache, memory: &Arc<Memory>, count: usize, size: usize) {
     for number in 0..count {
         let entry =
             Arc::new(cache.pack(response(random.usize(size / 2..size * 3 / 2), &operation), &memory.share(None)));
-        cache.keep(key(number), entry, cache.generation());
+        cache.keep(key(number, 0), entry, cache.generation());
     }
 }
 
@@ -97,6 +98,17 @@ fn the_setting_is_the_memory_that_is_used() {
         assert_near(&what, resident() - resident_before, counted);
         std::mem::forget(cache);
     }
+    // Each is replaced once; keys are larger than responses.
+    let operation = OperationLifetimes::fixed("v2.district", Lifetimes::only_fresh(Duration::from_secs(3600)));
+    let (before, cache) = (HEAP.allocated(), Cache::new(1 << 30));
+    for number in (0..2_000).chain(0..2_000) {
+        let entry = Arc::new(cache.pack(response(200, &operation), &buffers.share(None)));
+        assert!(cache.keep(key(number, 8_000), entry, cache.generation()));
+    }
+    cache.tidy();
+    let (heap, counted) = (HEAP.allocated() - before, counted(&cache));
+    assert!((counted * 4 / 5..=counted).contains(&heap), "long keys, replaced: {heap} allocated, {counted} counted");
+    drop(cache);
     // Several times as many as there is room for.
     for (count, size) in [(60_000, 200), (30_000, 1_500), (2_000, 30_000), (250, 300_000)] {
         const MEMORY: usize = 16 << 20;

@@ -102,6 +102,13 @@ impl Popularity {
         stored.entries.push((key, entry));
     }
 
+    /// The key under which an entry is stored.
+    fn key_of(&self, entry: &Arc<CacheEntry>) -> Option<Arc<Key>> {
+        let stored = self.stored.lock();
+        let (key, found) = stored.entries.get(entry.place())?;
+        Arc::ptr_eq(found, entry).then(|| key.clone())
+    }
+
     /// An entry is stored no longer.
     pub(super) fn remove(&self, entry: &Arc<CacheEntry>) {
         let mut stored = self.stored.lock();
@@ -238,6 +245,8 @@ impl Cache {
             victims.iter().for_each(|victim| self.entries.invalidate(&**victim));
         }
         entry.raise_uses(uses);
+        // moka keeps the key that it has, so another one would be a second copy, which nothing counts.
+        let key = replaced.and_then(|replaced| self.popularity.key_of(&replaced)).unwrap_or(key);
         self.insert(key, entry);
         true
     }

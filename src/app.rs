@@ -168,7 +168,7 @@ impl App {
         let log = ExchangeLog::open(&config.log, &metrics, &degraded)?;
         let audit = Audit::open(&config, degraded.clone())?;
         let clock = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let stores = OrderStores { journal: store.clone(), archive: Archive::open(state)? };
+        let stores = OrderStores { journal: store.clone(), archive: Archive::open(state)?, dir: state.clone() };
         let orders = control.block_on(Orders::open(stores, jiff::Timestamp::now(), &config.orders))?;
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);

@@ -44,6 +44,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod withdrawn;
 
 use std::{sync::Arc, time::Duration};
 
@@ -71,7 +72,8 @@ use self::{
     journal::{ARCHIVED, ARCHIVED_KEY, ORDERS},
     limits::OrderLimits,
     placed::PlacedOrders,
-    shared::SharedOrders,
+    shared::{LoadedOrders, SharedOrders},
+    withdrawn::FormerlyWithdrawn,
 };
 use crate::{body::RESET_WITHIN, config::OrdersConfig, store::WriteBatch};
 
@@ -104,6 +106,7 @@ impl Orders {
         if moved.is_some_and(|moved| !moved.is_in(archived.id, archived.batches)) {
             return Err(OrdersOpenError::ArchiveLost);
         }
+        let withdrawn = FormerlyWithdrawn::read(&stores.dir, store).await?;
         let mut index = Index::new(limits);
         let mut loaded = store.load(&ORDERS).await?;
         // Rows of earlier versions show a wall clock, which must not go back.
@@ -122,16 +125,20 @@ impl Orders {
         }
         for loaded in loaded.rows {
             if let Ok(number) = <[u8; 8]>::try_from(loaded.key.as_slice()) {
-                index.restore(u64::from_be_bytes(number), loaded.row, clock.now(), &mut batch);
+                let number = u64::from_be_bytes(number);
+                if !withdrawn.remove(number, &loaded.row, &mut batch) {
+                    index.restore(number, loaded.row, clock.now(), &mut batch);
+                }
             }
         }
-        if !batch.is_empty() {
-            store.write(batch).await?;
-        }
+        let withdrawn = withdrawn.end(&stores.dir, &mut batch);
+        store.write(batch).await?;
+        withdrawn.begun();
         let began = if last.is_some() { now.as_millisecond() } else { 0 };
         let placed = PlacedOrders::open(store, began).await?;
         index.continue_from(placed.next_number());
-        Ok(Orders { inner: Arc::new(SharedOrders::new(stores, clock, index, placed)) })
+        let loaded = LoadedOrders { clock, index, placed, withdrawn };
+        Ok(Orders { inner: Arc::new(SharedOrders::new(stores, loaded)) })
     }
 
     /// Step 8: completes when the order is on disk.
@@ -163,6 +170,12 @@ impl Orders {
         let mut batch = WriteBatch::default();
         batch.put(&CLOCK, CLOCK_KEY, &ClockRow(self.inner.now()));
         self.inner.store().submit(batch, |_| {});
+    }
+
+    /// Notes in `state.dir` which orders were not sent, if the journal may still say that they may have been: for the next
+    /// start, if the disk does not let the journal be written before the process ends. Blocks.
+    pub fn note_withdrawn(&self) {
+        self.inner.withdrawn.write();
     }
 
     /// Changes how long orders are remembered.

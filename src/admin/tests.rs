@@ -128,7 +128,11 @@ impl TestAdmin {
         let log = ExchangeLog::open(&config.log, &metrics, &Arc::default()).unwrap();
         let store = Store::open(&config.state.dir).unwrap();
         let orders = Orders::open(
-            OrderStores { journal: store.clone(), archive: Archive::open(&config.state.dir).unwrap() },
+            OrderStores {
+                journal: store.clone(),
+                archive: Archive::open(&config.state.dir).unwrap(),
+                dir: config.state.dir.clone(),
+            },
             jiff::Timestamp::now(),
             &config.orders,
         )

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::App;
-use crate::{edge::runtime::DataThread, record::ExchangeLog};
+use crate::edge::runtime::DataThread;
 
 /// How long threads, store and logs may take to close after the drain has cut something off.
 pub const CLOSING: Duration = Duration::from_secs(2);
@@ -62,7 +62,8 @@ impl App {
         control.shutdown_timeout(CLOSING / 4);
         gateway.live.spending.write();
         clock.block_on(async {
-            let log = close_log(gateway.live.log.clone(), (close_by - Instant::now()).min(LOG_CLOSING));
+            let (log, log_closing) = (gateway.live.log.clone(), (close_by - Instant::now()).min(LOG_CLOSING));
+            let log = on_a_thread("log-close", move || log.close(log_closing));
             let vault = gateway.current.load().vault.clone();
             let session = async {
                 if let Some(vault) = vault {
@@ -77,10 +78,14 @@ impl App {
                 gateway.live.orders.archive().close().await;
             };
             let state = bounded(close_by, "the state store, whose disk does not respond", state);
+            // No order is refused any more, and what the journal says of those that were may not be on disk in time.
+            let orders = gateway.live.orders.clone();
+            let withdrawn = on_a_thread("orders-withdrawn", move || orders.note_withdrawn());
+            let withdrawn = bounded(close_by, "the note of orders that were not sent", withdrawn);
             let snapshot_by = close_by.min(Instant::now() + SNAPSHOT_CLOSING);
             let entries = snapshots.close(snapshot_by);
             let entries = bounded(snapshot_by, "the snapshot of the cache, whose disk does not respond", entries);
-            tokio::join!(state, entries, log, session);
+            tokio::join!(state, withdrawn, entries, log, session);
         });
         audit.close(close_by.saturating_duration_since(Instant::now()).min(CLOSING / 4));
         // Does not wait for a name lookup that hangs.
@@ -96,12 +101,12 @@ async fn bounded<T>(close_by: Instant, what: &str, end: impl Future<Output = T>)
     }
 }
 
-/// Closes the exchange log on a thread of its own, because that blocks.
-async fn close_log(log: ExchangeLog, within: Duration) {
+/// Does what blocks on a thread of its own.
+async fn on_a_thread(name: &str, work: impl FnOnce() + Send + 'static) {
     let (end, ended) = oneshot::channel::<()>();
-    let thread = std::thread::Builder::new().name("log-close".to_owned());
+    let thread = std::thread::Builder::new().name(name.to_owned());
     let spawned = thread.spawn(move || {
-        log.close(within);
+        work();
         drop(end);
     });
     if spawned.is_ok() {

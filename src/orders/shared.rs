@@ -4,7 +4,7 @@
 //! Always holds: batches are submitted under the lock of the index, so the disk sees the steps of an
 //! order in the order in which they happened. Fails with [`JournalError`].
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use super::{
     journal::StoredAnswer,
     limits::RESET_WITHIN,
     placed::{PlacedOrder, PlacedOrders},
+    withdrawn::WithdrawnOrders,
 };
 use crate::{
     body::CallerLink,
@@ -34,6 +35,16 @@ pub struct OrderStores {
     pub journal: Store,
     /// The ended ones with a key.
     pub archive: Archive,
+    /// The folder of both.
+    pub dir: PathBuf,
+}
+
+/// What is remembered at a start.
+pub(super) struct LoadedOrders {
+    pub(super) clock: OrderClock,
+    pub(super) index: Index,
+    pub(super) placed: PlacedOrders,
+    pub(super) withdrawn: WithdrawnOrders,
 }
 
 /// What the handles and tickets share.
@@ -46,12 +57,14 @@ pub(super) struct SharedOrders {
     pub(super) index: Mutex<Index>,
     /// Locked after `index` where both are.
     pub(super) placed: Mutex<PlacedOrders>,
+    pub(super) withdrawn: WithdrawnOrders,
 }
 
 impl SharedOrders {
-    pub(super) fn new(stores: OrderStores, clock: OrderClock, index: Index, placed: PlacedOrders) -> Self {
-        let OrderStores { journal: store, archive } = stores;
-        SharedOrders { store, archive, clock, index: Mutex::new(index), placed: Mutex::new(placed) }
+    pub(super) fn new(stores: OrderStores, loaded: LoadedOrders) -> Self {
+        let OrderStores { journal: store, archive, .. } = stores;
+        let LoadedOrders { clock, index, placed, withdrawn } = loaded;
+        SharedOrders { store, archive, clock, index: Mutex::new(index), placed: Mutex::new(placed), withdrawn }
     }
 
     pub(super) fn archive(&self) -> &Archive {
@@ -85,11 +98,14 @@ impl SharedOrders {
     }
 
     /// Removes an order that was not sent. `journaled`: a row of it may be on disk.
-    pub(super) fn free(&self, number: u64, journaled: bool) {
-        self.change(|index, _| {
-            let batch = index.free(number);
-            (if journaled { batch } else { WriteBatch::default() }, ())
-        });
+    pub(super) fn free(self: &Arc<Self>, number: u64, journaled: bool) {
+        let mut index = self.index.lock();
+        let since = index.row(number).map(|row| row.since);
+        let batch = index.free(number);
+        let Some(since) = since.filter(|_| journaled) else { return };
+        self.withdrawn.add(number, since);
+        let orders = Arc::clone(self);
+        self.store.submit_until_written(batch, move || orders.withdrawn.removed(number));
     }
 
     /// The caller of an order has left.

@@ -44,7 +44,7 @@ pub(super) fn open_store(dir: &Path) -> Store {
 
 /// The state store of a folder, and the archive beside it.
 pub(super) fn open_stores(dir: &Path) -> OrderStores {
-    OrderStores { journal: open_store(dir), archive: Archive::open(dir).unwrap() }
+    OrderStores { journal: open_store(dir), archive: Archive::open(dir).unwrap(), dir: dir.to_owned() }
 }
 
 /// How long keys are remembered here.

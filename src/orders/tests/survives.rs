@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 
 use super::*;
 
@@ -135,4 +136,73 @@ async fn kill_9_leaves_what_was_sent_unknown_and_the_rest_as_it_was() {
     drop(body("claimed").key("claimed").ticket(&orders).await);
     assert_eq!(body("sent").key("sent").refused(&orders).await, OrderRefusal::Interrupted { first: first("r4") });
     assert_eq!(body("sent").refused(&orders).await, OrderRefusal::Held { first: first("r4") });
+}
+
+/// A disk that is slow: what is submitted from now on is not written until the sender is dropped.
+fn stall(store: &Store) -> mpsc::Sender<()> {
+    let (stalled, release) = mpsc::channel::<()>();
+    let (begins, begun) = mpsc::channel();
+    let mut batch = WriteBatch::default();
+    batch.put(&CLOCK, CLOCK_KEY, &ClockRow(0));
+    store.submit(batch, move |_| {
+        begins.send(()).unwrap();
+        let _ = release.recv();
+    });
+    begun.recv().unwrap();
+    stalled
+}
+
+/// The files as a process leaves them that ends now.
+fn left_behind(home: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(home).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    copy
+}
+
+/// The disk may be so slow that the process ends before the journal is right.
+#[tokio::test]
+async fn an_order_that_was_not_sent_is_not_unknown_after_a_stop_that_could_not_remove_it() {
+    let home = tempfile::tempdir().unwrap();
+    let opened = Opened::new(home.path(), start_time()).await;
+    let withdrawn = order("r1").written(&opened.orders).await;
+    let _sent = TestOrder { body: "another".into(), ..order("r2") }.written(&opened.orders).await;
+    let stalled = stall(&opened.store);
+    withdrawn.unsent();
+    opened.orders.note_withdrawn();
+    let after_stop = left_behind(home.path());
+    drop(stalled);
+    let file = after_stop.path().join("orders-withdrawn");
+    let noted = std::fs::read(&file).expect("a note");
+
+    let next = Opened::new(after_stop.path(), start_time()).await;
+    assert_eq!(next.orders.unknown_count("main"), 1, "only the one that was sent");
+    assert!(!file.exists());
+    let (ticket, caller) = order("r3").new_order(&next.orders).await;
+    std::mem::forget((next.orders.write(ticket).await.unwrap(), caller));
+    // Once what was submitted is on disk, there is nothing to note.
+    next.orders.note_withdrawn();
+    assert!(!file.exists());
+    // One that comes back says nothing about a later life of the journal.
+    std::fs::write(&file, noted).unwrap();
+    next.store.close().await;
+    next.orders.archive().close().await;
+    let last = Opened::new(after_stop.path(), start_time()).await;
+    assert_eq!(last.orders.unknown_count("main"), 2);
+    assert!(!file.exists());
+}
+
+#[tokio::test]
+async fn a_note_of_withdrawn_orders_that_cannot_be_read_leaves_them_unknown() {
+    for damage in [&b""[..], b"{\"life\":1,\"rows\":{\"0\":", b"\0\0\0\0", b"{\"life\":1,\"rows\":{\"0\":0}}"] {
+        let home = tempfile::tempdir().unwrap();
+        let opened = Opened::new(home.path(), start_time()).await;
+        std::mem::forget(order("r1").written(&opened.orders).await);
+        let after_stop = left_behind(home.path());
+        std::fs::write(after_stop.path().join("orders-withdrawn"), damage).unwrap();
+        let next = Opened::new(after_stop.path(), start_time()).await;
+        assert_eq!(next.orders.unknown_count("main"), 1);
+    }
 }

@@ -30,7 +30,7 @@ const TIMEOUT: HeaderName = HeaderName::from_static("x-gateway-timeout");
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// How long what had arrived at the end of a wait may take to be read, if it comes in pieces.
-const ARRIVED_WITHIN: Duration = Duration::from_secs(1);
+pub(crate) const ARRIVED_WITHIN: Duration = Duration::from_secs(1);
 
 /// When a wait ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

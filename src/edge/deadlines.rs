@@ -35,7 +35,10 @@ use tokio::{
 };
 
 use super::{client_socket::ClientSocket, heads::Heads, receipts::Receipts};
-use crate::{config::LimitsConfig, deadline::LateTimer};
+use crate::{
+    config::LimitsConfig,
+    deadline::{ARRIVED_WITHIN, LateTimer},
+};
 
 /// What a connection is doing. Shared by its IO and its requests, all of which run in one thread.
 pub struct Activity {
@@ -70,6 +73,8 @@ pub struct Activity {
     each: u64,
     /// HTTP/2 only: bytes received since the last request began, less the allowance of requests that have ended.
     beside: AtomicU64,
+    /// The deadline is one that [`Activity::extend_for_responses`] has set.
+    extended: AtomicBool,
     /// HTTP/2 streams that are not over: their request is in progress, or h2 waits for the peer's window.
     streams: AtomicUsize,
     /// HTTP/2 only.
@@ -111,6 +116,7 @@ impl Activity {
             renewed: AtomicU64::new(0),
             each: limits.request_body as u64 + LONGEST_HEAD,
             beside: AtomicU64::new(0),
+            extended: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
             heads: Heads::default(),
             receipts: Receipts::default(),
@@ -138,6 +144,18 @@ impl Activity {
     /// Sets the deadline, counted from now.
     fn ends_in(&self, time: Duration) {
         self.renewed.store(time.as_micros() as u64, Relaxed);
+        self.extended.store(false, Relaxed);
+    }
+
+    /// Whether a connection whose deadline has passed goes on for a moment, once: the client of an HTTP/2 response may
+    /// have opened its window in time, and hyper writes in a later turn than it reads.
+    fn extend_for_responses(&self) -> bool {
+        if self.streams.load(Relaxed) == 0 || self.extended.load(Relaxed) {
+            return false;
+        }
+        self.ends_in(ARRIVED_WITHIN);
+        self.extended.store(true, Relaxed);
+        true
     }
 
     /// Sets the deadline, in microseconds after `opened`.
@@ -446,6 +464,10 @@ impl<S> DeadlineIo<S> {
             // The peer may have taken bytes, and hyper writes after it has read.
             Some(stall) if !stall.left_to_write => {
                 stall.left_to_write = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            None if !self.activity.is_in_head() && self.activity.extend_for_responses() => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }

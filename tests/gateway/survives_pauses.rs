@@ -15,6 +15,7 @@ use fastrac_sandbox::{Act, Fault, Sandbox};
 use crate::{
     bodies,
     client::{Connection, Request, get, post, request},
+    isolates_slow_callers::{Seen, Windowed},
     process::Program,
     test_gateway::{ACCESS, SECRET, digest_of, sandbox, until},
 };
@@ -128,6 +129,25 @@ fn what_callers_sent_during_a_pause_is_read() {
             let status = caller.read_response("GET").map(|response| response.status);
             assert_eq!(status, Some(200), "round {round}, caller {n}");
         }
+    }
+}
+
+/// Issue: the connection was closed as idle, because hyper reads all that has come before it writes.
+#[test]
+fn http2_windows_that_opened_during_a_pause_are_used() {
+    let gateway = Pausable::start();
+    let [_, _, lookup] = requests(0);
+    for _ in 0..3 {
+        let (mut caller, mut seen) = (Windowed::send(gateway.program.data, 0, &lookup), Seen::default());
+        until("it has a status", || {
+            caller.read(&mut seen);
+            seen.status == 200
+        });
+        gateway.pause(|| caller.open(1 << 20));
+        until("the response is whole", || {
+            caller.read(&mut seen);
+            seen.ended
+        });
     }
 }
 

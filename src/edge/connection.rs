@@ -188,7 +188,7 @@ where
     }
     if activity.has_unended_response() {
         shared_io.reset_on_close();
-    } else if activity.lingers() {
+    } else if activity.lingers(|| context.drain.stop.is_cancelled() && shared_io.has_unread()) {
         context.drain.cut.run_until_cancelled(Box::pin(linger(shared_io.clone()))).await;
     } else if let Some(until) = activity.receipts.undecided_until().filter(|_| !shared_io.was_reset()) {
         let waits = context.drain.cut.run_until_cancelled(Box::pin(await_reset(shared_io.clone(), until)));

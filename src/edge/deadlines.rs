@@ -279,10 +279,11 @@ impl Activity {
         self.unended.load(Relaxed)
     }
 
-    /// At the end of a connection: whether the client may still be sending, and has something to read.
-    pub(super) fn lingers(&self) -> bool {
+    /// At the end of a connection: whether the client may still be sending, and has something to read. `has_unread`: it
+    /// has sent more than was read.
+    pub(super) fn lingers(&self, has_unread: impl FnOnce() -> bool) -> bool {
         let [given_up, closing, http2] = [&self.given_up, &self.closing, &self.http2].map(|flag| flag.load(Relaxed));
-        !given_up && (closing || http2 || self.is_in_head())
+        !given_up && (closing || http2 || self.is_in_head() || has_unread())
     }
 
     /// Whether a request head has been complete.
@@ -683,7 +684,7 @@ mod tests {
         let began = Instant::now();
         let error = timed.write_all(&[0; 8]).await.unwrap_err();
         assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, IDLE));
-        assert!(!activity.lingers());
+        assert!(!activity.lingers(|| true));
     }
 
     /// hyper has buffered the whole response, and the request has ended.

@@ -1,5 +1,7 @@
 //! The list of what does not work, collected from the rooms at the moment it is asked for.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::Admin;
@@ -22,6 +24,10 @@ pub(super) fn list(admin: &Admin) -> Vec<Degradation> {
     }
     if let Some(failure) = admin.gateway.live.orders.archive().failure() {
         add(DegradedReason::StoreFailing, format!("archive of ended orders: {failure}"));
+    }
+    for log in admin.gateway.live.log.stalled().collect::<BTreeSet<_>>() {
+        let text = format!("exchange log {log}: its output takes nothing; lines wait in memory");
+        add(DegradedReason::LogFailing, text);
     }
     configuration(admin, &mut add);
     for account in &admin.gateway.current.load().accounts {

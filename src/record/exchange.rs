@@ -159,6 +159,12 @@ impl ExchangeLog {
         self.queues.is_some()
     }
 
+    /// Which logs have an output that has taken nothing for seconds, without an error.
+    pub fn stalled(&self) -> impl Iterator<Item = &'static str> {
+        let queues = self.queues.iter().flat_map(|queues| [&queues.identified, &queues.unidentified]);
+        queues.filter(|queue| queue.is_stalled()).map(|queue| queue.name)
+    }
+
     /// Reserves room for one line; waits for it only with `on_full = "block"`.
     ///
     /// # Errors
@@ -230,7 +236,7 @@ struct LogReports<'a> {
 impl LogReports<'_> {
     /// Starts the thread of a queue; `name`: which log it is, for operators.
     fn start(self, name: &'static str, output: LogOutput, queue: QueueSettings) -> Result<Arc<SharedQueue>, LogError> {
-        let shared = Arc::new(SharedQueue::new(queue, Arc::clone(self.metrics)));
+        let shared = Arc::new(SharedQueue::new(name, queue, Arc::clone(self.metrics)));
         let faults = LogFaults::new(Arc::clone(self.degraded), name);
         let writer = LogWriter { shared: Arc::clone(&shared), output, faults };
         let thread = std::thread::Builder::new().name("exchange-log".into());

@@ -170,6 +170,7 @@ fn a_disk_that_hangs_makes_requests_wait_and_stops_nothing_else() {
     // Nobody waits who has no line to wait for, and nothing else does.
     assert_eq!(gateway.send(get("/region/province")).status, 401);
     assert_eq!(gateway.admin("/livez").status, 200);
+    until("it is reported", || gateway.admin("/readyz").text().contains("exchange log of all requests: its output"));
     gateway.reload("minimum = 100000", "minimum = 100001");
     let app = gateway.take_app();
     let began = Instant::now();

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, OnceLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -20,8 +20,15 @@ pub(super) struct QueueSettings {
     pub(super) on_full: OnFull,
 }
 
+/// How long one write may take until its output counts as one that takes nothing.
+const STALLED: Duration = Duration::from_secs(5);
+
 /// One queue and its thread.
 pub(super) struct SharedQueue {
+    /// Which log it is, for operators.
+    pub(super) name: &'static str,
+    /// Since when the thread has been in one write.
+    writing_since: Mutex<Option<Instant>>,
     pub(super) queue: Mutex<Queue>,
     /// Notified when the queue is no longer empty, is filled enough to be written, or closes.
     pub(super) filled: Condvar,
@@ -33,9 +40,11 @@ pub(super) struct SharedQueue {
 }
 
 impl SharedQueue {
-    pub(super) fn new(settings: QueueSettings, metrics: Arc<Metrics>) -> SharedQueue {
+    pub(super) fn new(name: &'static str, settings: QueueSettings, metrics: Arc<Metrics>) -> SharedQueue {
         let QueueSettings { size, on_full } = settings;
         SharedQueue {
+            name,
+            writing_since: Mutex::default(),
             queue: Mutex::new(Queue::new(Sizes::shares_of(size))),
             filled: Condvar::new(),
             ended: Condvar::new(),
@@ -61,6 +70,19 @@ impl SharedQueue {
         if wake {
             self.filled.notify_one();
         }
+    }
+
+    /// Writes to the output, which may hang.
+    pub(super) fn while_writing<T>(&self, write: impl FnOnce() -> T) -> T {
+        *self.writing_since.lock() = Some(Instant::now());
+        let written = write();
+        *self.writing_since.lock() = None;
+        written
+    }
+
+    /// Whether the output has taken nothing for a while: a pipe that nobody reads, a disk that hangs.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.writing_since.lock().is_some_and(|since| since.elapsed() >= STALLED)
     }
 
     /// Lets the thread write what is queued and end; it gives up a target that accepts nothing at `give_up_at`.

@@ -1,7 +1,8 @@
 //! The thread that writes a queue to its output.
 //!
 //! Ends only when the log is closed: after all lines are written, or when the output has accepted nothing until
-//! the time that [`SharedQueue::close`] was given. A failed write is retried, and the gateway is degraded meanwhile; lines
+//! the time that [`SharedQueue::close`] was given. A failed write is retried, and the gateway is degraded meanwhile, as it is
+//! while a write hangs; lines
 //! that are given up are counted as dropped, all others as written, and events as neither.
 
 use std::{
@@ -148,7 +149,7 @@ impl LogWriter {
 
     /// Lets the output look after its files, and write the events that wait.
     fn check(&mut self) {
-        match self.output.write(&[]) {
+        match self.shared.while_writing(|| self.output.write(&[])) {
             Ok(_) => self.faults.end(),
             Err(error) => self.faults.begin(&error),
         }
@@ -158,7 +159,7 @@ impl LogWriter {
     fn write(&mut self, chunk: &[u8]) {
         let mut from = 0;
         while from < chunk.len() {
-            match self.output.write(&chunk[from..]) {
+            match self.shared.while_writing(|| self.output.write(&chunk[from..])) {
                 Ok(written) => {
                     from += written.bytes;
                     self.shared.counters.written(written.records);

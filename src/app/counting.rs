@@ -35,8 +35,7 @@ pub(super) async fn first_leases(gateway: &Gateway) {
     }
 }
 
-/// Runs until the control runtime ends.
-/// `clocks`: as they should have been at the start.
+/// Runs until the control runtime ends. `clocks`: as they should have been at the start.
 pub(super) async fn watch(gateway: Arc<Gateway>, ledger: Arc<Ledger>, clocks: ClockJumps) {
     let reports = &gateway.live.degraded;
     let mut clock = ClockWatch { jumps: clocks, jumped: None };

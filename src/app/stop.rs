@@ -6,12 +6,9 @@
 
 use std::{future::Future, time::Duration};
 
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::App;
+use super::{App, cache_snapshots::on_thread};
 use crate::edge::runtime::DataThread;
 
 /// How long threads, store and logs may take to close after the drain has cut something off.
@@ -63,7 +60,7 @@ impl App {
         gateway.live.spending.write();
         clock.block_on(async {
             let (log, log_closing) = (gateway.live.log.clone(), (close_by - Instant::now()).min(LOG_CLOSING));
-            let log = on_a_thread("log-close", move || log.close(log_closing));
+            let log = on_thread("log-close", move || log.close(log_closing));
             let vault = gateway.current.load().vault.clone();
             let session = async {
                 if let Some(vault) = vault {
@@ -80,12 +77,12 @@ impl App {
             let state = bounded(close_by, "the state store, whose disk does not respond", state);
             // No order is refused any more, and what the journal says of those that were may not be on disk in time.
             let orders = gateway.live.orders.clone();
-            let withdrawn = on_a_thread("orders-withdrawn", move || orders.note_withdrawn());
+            let withdrawn = on_thread("orders-withdrawn", move || orders.note_withdrawn());
             let withdrawn = bounded(close_by, "the note of orders that were not sent", withdrawn);
             let snapshot_by = close_by.min(Instant::now() + SNAPSHOT_CLOSING);
             let entries = snapshots.close(snapshot_by);
             let entries = bounded(snapshot_by, "the snapshot of the cache, whose disk does not respond", entries);
-            tokio::join!(state, withdrawn, entries, log, session);
+            let _ = tokio::join!(state, withdrawn, entries, log, session);
         });
         audit.close(close_by.saturating_duration_since(Instant::now()).min(CLOSING / 4));
         // Does not wait for a name lookup that hangs.
@@ -98,18 +95,5 @@ impl App {
 async fn bounded<T>(close_by: Instant, what: &str, end: impl Future<Output = T>) {
     if timeout_at(close_by, end).await.is_err() {
         tracing::error!("the shutdown does not wait any longer for {what}");
-    }
-}
-
-/// Does what blocks on a thread of its own.
-async fn on_a_thread(name: &str, work: impl FnOnce() + Send + 'static) {
-    let (end, ended) = oneshot::channel::<()>();
-    let thread = std::thread::Builder::new().name(name.to_owned());
-    let spawned = thread.spawn(move || {
-        work();
-        drop(end);
-    });
-    if spawned.is_ok() {
-        let _ = ended.await;
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! What always holds: an entry never changes, except for what is known of the fetches that are to replace it; its
 //! lifetimes are those in force; its age only grows while the process runs, whatever the wall clock does, and also while
-//! the machine is suspended. All ages count from when the response was requested. Must not know keys, requests or the cache. Never fails.
+//! the machine is suspended. All ages count from when the response was requested. Must not know keys, requests or the
+//! cache. Never fails.
 
 use std::{
     sync::{
@@ -27,6 +28,7 @@ use crate::{
     memory::{MemoryShare, Readers},
     outcome::Outcome,
     standstill,
+    uptime::millis,
 };
 
 /// Wait after the first failed fetch that was to replace an entry; it doubles with each further one.
@@ -43,7 +45,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 pub struct ReceivedAt {
     /// When `age` was right: the monotonic clock as if it had never stood still.
     at: Instant,
-    /// Above zero for an entry of an earlier process.
+    /// The time that Fastrac took, or the age in an earlier process.
     age: Duration,
 }
 
@@ -330,7 +332,7 @@ impl CacheEntry {
     /// it is no longer fresh, and Fastrac has said so before, a while ago. Otherwise it is fetched again when that may be so.
     pub(crate) fn report_missing(&self, now: Instant) -> bool {
         let age = self.age(now);
-        let reported = u64::try_from(age.as_millis()).unwrap_or(u64::MAX).max(1);
+        let reported = millis(age).max(1);
         let first = self
             .refresh
             .missing
@@ -349,7 +351,7 @@ impl CacheEntry {
     }
 
     fn pause(&self, now: Instant, pause: Duration) {
-        let resumes = u64::try_from((self.age(now) + pause).as_millis()).unwrap_or(u64::MAX);
+        let resumes = millis(self.age(now) + pause);
         self.refresh.resumes.fetch_max(resumes, Relaxed);
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::{Cache, CacheEntry, Generation, Key};
 use crate::config::Priority;
 
-/// Of a flight, where no further one is the most urgent.
+/// Of one flight. Beyond it, only one that is more urgent than all others is added.
 const MOST_BIDS: usize = 16;
 
 /// The flights in progress.
@@ -59,7 +59,7 @@ impl Bids {
     }
 
     /// Whether a service could be served earlier than by the bids so far.
-    fn gain_by(&self, service: Option<&str>, priority: Priority) -> bool {
+    fn gains_by(&self, service: Option<&str>, priority: Priority) -> bool {
         let includes = |bid: &Bid| bid.service.as_deref() == service && bid.priority >= priority;
         priority > self.priority() || (self.0.len() < MOST_BIDS && !self.0.iter().any(includes))
     }
@@ -120,7 +120,7 @@ impl<T: Clone> Flights<T> {
         let overtakes = only_unsent && under_way.is_some_and(|flight| may_be_sent(&flight.sent_probe));
         if let Some(flight) = under_way.filter(|_| !overtakes) {
             flight.bids.send_if_modified(|bids| {
-                let gains = bids.gain_by(service, priority);
+                let gains = bids.gains_by(service, priority);
                 bids.0.extend(gains.then(bid));
                 gains
             });

@@ -2,7 +2,8 @@
 //!
 //! What always holds: from the first moment on, no signal ends the process by itself. One that comes during start-up
 //! ends it cleanly, or reloads the configuration once the gateway is up. The main thread does nothing but wait for
-//! signals, and everything that could block it (a disk, a name lookup) is on other threads, so that the process ends in time.
+//! signals, and everything that could block it (a disk, a name lookup) is on other threads, so that the process ends in
+//! time.
 
 use std::{
     io,

@@ -2,8 +2,7 @@
 //!
 //! Ends only when the log is closed: after all lines are written, or when the output has accepted nothing until
 //! the time that [`SharedQueue::close`] was given. A failed write is retried, and the gateway is degraded meanwhile, as it is
-//! while a write hangs; lines
-//! that are given up are counted as dropped, all others as written, and events as neither.
+//! while a write hangs; lines that are given up are counted as dropped, all others as written, and events as neither.
 
 use std::{
     io,

@@ -6,7 +6,13 @@
 //! unsent; the fields are private and no method lowers it. Replies, refusals, the exchange log and
 //! the order journal read it. Must not know connections, headers, or what a response means. Never fails.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 
@@ -14,9 +20,51 @@ use crate::outcome::Sent;
 
 /// The attempts of one request so far. Clones share them: whoever waits for a task can read how far it has come.
 #[derive(Clone, Debug, Default)]
-pub struct Attempts(Arc<Mutex<AttemptsState>>);
+pub struct Attempts(Arc<SharedAttempts>);
 
-/// Locked for one change or look, never across an `.await`.
+#[derive(Debug, Default)]
+struct SharedAttempts {
+    /// What is asked most often, without the lock; changed while it is held.
+    progress: AtomicU32,
+    state: Mutex<AttemptsState>,
+}
+
+impl SharedAttempts {
+    /// Locks for one change, never across an `.await`.
+    fn change<T>(&self, change: impl FnOnce(&mut AttemptsState) -> T) -> T {
+        let mut state = self.state.lock();
+        let changed = change(&mut state);
+        self.progress.store(Progress { count: state.count, sent: state.sent() }.pack(), Ordering::Release);
+        changed
+    }
+
+    fn progress(&self) -> Progress {
+        Progress::unpack(self.progress.load(Ordering::Acquire))
+    }
+}
+
+/// How far the attempts have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Progress {
+    count: u32,
+    sent: Sent,
+}
+
+impl Progress {
+    fn pack(self) -> u32 {
+        self.count << 2 | self.sent as u32
+    }
+
+    fn unpack(packed: u32) -> Self {
+        let sent = match packed & 3 {
+            0 => Sent::No,
+            1 => Sent::Unknown,
+            _ => Sent::Yes,
+        };
+        Progress { count: packed >> 2, sent }
+    }
+}
+
 #[derive(Debug, Default)]
 struct AttemptsState {
     count: u32,
@@ -66,67 +114,74 @@ pub(crate) struct LoggedAttempts {
 impl Attempts {
     /// Counts an attempt that begins with a pair of this version. A failed connection is an attempt too.
     pub(crate) fn begin(&self, key_version: Arc<str>) {
-        let mut state = self.0.lock();
-        state.count += 1;
-        state.key_version = Some(key_version);
+        self.0.change(|state| {
+            state.count += 1;
+            state.key_version = Some(key_version);
+        });
     }
 
     /// The first byte of the request may leave from now on: `sent` is at least `unknown`, and stays so unless the request
     /// is handed back.
     pub(crate) fn sending(&self) -> Sending<'_> {
-        self.0.lock().sending = true;
+        self.0.change(|state| state.sending = true);
         Sending(self)
     }
 
     /// Fastrac has responded in a way that shows what became of the request.
     pub(crate) fn answered(&self) {
-        self.0.lock().sent = Sent::Yes;
+        if self.sent() < Sent::Yes {
+            self.0.change(|state| state.sent = Sent::Yes);
+        }
     }
 
     /// Fastrac refused the key pair of the last attempt before it executed anything. Not [`Attempts::answered`]: another
     /// attempt may follow, and then decides what became of the request.
     pub(crate) fn refused_unexecuted(&self) {
-        self.0.lock().refused_unexecuted = true;
+        self.0.change(|state| state.refused_unexecuted = true);
     }
 
     /// No other attempt follows one whose key pair was refused: the refusal is what became of the request.
     pub(crate) fn ended(&self) {
-        let mut state = self.0.lock();
-        if state.refused_unexecuted {
-            state.sent = Sent::Yes;
-        }
+        self.0.change(|state| {
+            if state.refused_unexecuted {
+                state.sent = Sent::Yes;
+            }
+        });
     }
 
-    /// The last attempt is over; with the status of Fastrac's response, if there was one.
-    pub(crate) fn responded(&self, status: Option<u16>) {
-        self.0.lock().status = status;
+    /// The last attempt is over, after this wait for Fastrac; with the status of its response, if there was one.
+    pub(crate) fn responded(&self, time: Duration, status: Option<u16>) {
+        self.0.change(|state| {
+            state.times.upstream += time;
+            state.status = status;
+        });
     }
 
     /// Status of Fastrac's response to the last attempt.
     pub(crate) fn status(&self) -> Option<u16> {
-        self.0.lock().status
+        self.0.state.lock().status
     }
 
     /// Adds time spent waiting for Fastrac.
     pub(crate) fn waited_for_upstream(&self, time: Duration) {
-        self.0.lock().times.upstream += time;
+        self.0.change(|state| state.times.upstream += time);
     }
 
     /// Adds time spent waiting for the account's budget.
     pub(crate) fn waited_for_budget(&self, time: Duration) {
         if !time.is_zero() {
-            self.0.lock().times.budget += time;
+            self.0.change(|state| state.times.budget += time);
         }
     }
 
     /// Adds time spent waiting between two attempts.
     pub(crate) fn waited_between(&self, time: Duration) {
-        self.0.lock().times.between += time;
+        self.0.change(|state| state.times.between += time);
     }
 
     /// Takes the attempts for a line of the exchange log: those that no line has yet, so that each is in exactly one.
     pub(crate) fn take_for_line(&self) -> LoggedAttempts {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         let (count, times, key_version) = (state.count, state.times, state.key_version.clone());
         let before = state.logged.replace(Logged { count, times }).unwrap_or_default();
         let since = |now: Duration, before: Duration| now.saturating_sub(before);
@@ -140,25 +195,25 @@ impl Attempts {
 
     /// How long the attempts took that no line has although one was written; `None`: there are none.
     pub(crate) fn unlogged(&self) -> Option<Duration> {
-        let state = self.0.lock();
+        let state = self.0.state.lock();
         let logged = state.logged.filter(|logged| state.count > logged.count)?;
         Some(state.times.total().saturating_sub(logged.times.total()))
     }
 
     /// Number of attempts, connections that failed included.
     pub fn count(&self) -> u32 {
-        self.0.lock().count
+        self.0.progress().count
     }
 
     /// Whether Fastrac may have received the request.
     pub fn sent(&self) -> Sent {
-        self.0.lock().sent()
+        self.0.progress().sent
     }
 
     /// Whether it is certain that Fastrac has executed nothing: the request was never sent, or each attempt that was
     /// sent was refused because of its key.
     pub(crate) fn nothing_executed(&self) -> bool {
-        let state = self.0.lock();
+        let state = self.0.state.lock();
         state.sent() == Sent::No || state.refused_unexecuted
     }
 }
@@ -176,17 +231,18 @@ pub(crate) struct Sending<'a>(&'a Attempts);
 impl Sending<'_> {
     /// The request came back from the connection and not one byte of it was written.
     pub(crate) fn handed_back(self) {
-        self.0.0.lock().sending = false;
+        self.0.0.change(|state| state.sending = false);
         std::mem::forget(self);
     }
 }
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.0.lock();
-        state.refused_unexecuted = false;
-        state.sent = state.sent.max(Sent::Unknown);
-        state.sending = false;
+        self.0.0.change(|state| {
+            state.refused_unexecuted = false;
+            state.sent = state.sent.max(Sent::Unknown);
+            state.sending = false;
+        });
     }
 }
 
@@ -230,6 +286,9 @@ mod tests {
                 let before = attempts.sent();
                 apply(&attempts, event);
                 prop_assert!(attempts.sent() >= before, "{event:?}");
+                let state = attempts.0.state.lock();
+                prop_assert_eq!(attempts.0.progress(), Progress { count: state.count, sent: state.sent() });
+                drop(state);
                 prop_assert!(!matches!(event, Event::Sent) || attempts.sent() != Sent::No);
                 prop_assert!(!matches!(event, Event::Sent) || !attempts.nothing_executed());
             }

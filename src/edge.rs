@@ -53,6 +53,12 @@ impl Drain {
         self.closing.load(Ordering::Relaxed)
     }
 
+    /// Whether connections end after the requests in progress. Cheaper than to ask `stop`, which is behind a lock: the
+    /// shutdown begins before.
+    pub fn stopped(&self) -> bool {
+        self.begun() && self.stop.is_cancelled()
+    }
+
     /// Begins the shutdown: from now on responses carry `Connection: close` (HTTP/2: GOAWAY).
     pub fn begin(&self) {
         self.closing.store(true, Ordering::Relaxed);

@@ -127,18 +127,19 @@ impl MemoryAllowance {
         self.check(SHORT_RESPONSE)
     }
 
-    fn empty_claim(&self) -> MemoryClaim {
-        MemoryClaim { share: self.share.clone(), bytes: 0 }
-    }
-
     /// Claims room for this many bytes.
     ///
     /// # Errors
     /// [`MemoryExhausted`]; nothing is claimed then.
     pub fn claim(&self, bytes: usize) -> Result<MemoryClaim, MemoryExhausted> {
-        let mut claim = self.empty_claim();
-        claim.grow_to(bytes, self)?;
+        let mut claim = self.clone().begin();
+        claim.grow_to(bytes)?;
         Ok(claim)
+    }
+
+    /// A claim for nothing yet.
+    fn begin(self) -> MemoryClaim {
+        MemoryClaim { allowance: self, bytes: 0 }
     }
 }
 
@@ -146,25 +147,27 @@ impl MemoryAllowance {
 #[derive(Debug)]
 #[must_use = "the room goes back when the claim is dropped"]
 pub struct MemoryClaim {
-    share: Arc<MemoryShare>,
+    allowance: MemoryAllowance,
     bytes: usize,
 }
 
 impl MemoryClaim {
     /// Claims more, up to `bytes` in all.
-    fn grow_to(&mut self, bytes: usize, allowance: &MemoryAllowance) -> Result<(), MemoryExhausted> {
+    fn grow_to(&mut self, bytes: usize) -> Result<(), MemoryExhausted> {
         let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else { return Ok(()) };
-        let (all, own) = self.share.add(more);
-        allowance.allows(all, own).inspect_err(|_| self.share.release(more))?;
+        let share = &self.allowance.share;
+        let (all, own) = share.add(more);
+        self.allowance.allows(all, own).inspect_err(|_| share.release(more))?;
         self.bytes = bytes;
         Ok(())
     }
 
     /// Gives back all but `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
-        let less = self.bytes.saturating_sub(bytes);
-        self.share.release(less);
-        self.bytes -= less;
+        if let Some(less) = self.bytes.checked_sub(bytes).filter(|less| *less > 0) {
+            self.allowance.share.release(less);
+            self.bytes = bytes;
+        }
     }
 
     /// The same bytes; the claim goes back when the last handle to them is dropped.
@@ -175,7 +178,7 @@ impl MemoryClaim {
 
 impl Drop for MemoryClaim {
     fn drop(&mut self) {
-        self.share.release(self.bytes);
+        self.allowance.share.release(self.bytes);
     }
 }
 
@@ -377,7 +380,7 @@ mod tests {
             for (what, bytes, other) in steps {
                 let priority = [Priority::Low, Priority::Normal, Priority::High][usize::from(what)];
                 if let Ok(mut claim) = allowance(&memory, priority).claim(bytes) {
-                    let _ = claim.grow_to(other, &allowance(&memory, priority));
+                    let _ = claim.grow_to(other);
                     claim.shrink_to(other);
                     claims.push(claim);
                 }

@@ -18,7 +18,6 @@ pub(super) struct TokenBucket {
     tokens: Mutex<Tokens>,
     /// Times are nanoseconds since then.
     start: Instant,
-    rate: Mutex<Rate>,
 }
 
 impl TokenBucket {
@@ -26,7 +25,7 @@ impl TokenBucket {
         let fill = FillRate::of(rate);
         let mut tokens = Tokens::full(fill);
         tokens.fill_until(begins.full_in(fill));
-        Self { tokens: Mutex::new(tokens), start: Instant::now(), rate: Mutex::new(rate) }
+        Self { tokens: Mutex::new(tokens), start: Instant::now() }
     }
 
     /// An empty bucket: a limit that is set while the gateway runs grants no burst.
@@ -34,18 +33,10 @@ impl TokenBucket {
         Self::new(rate, BucketStart::Unknown { age: Duration::ZERO })
     }
 
-    pub(super) fn rate(&self) -> Rate {
-        *self.rate.lock()
-    }
-
     /// Changes the rate. The tokens in the bucket stay, as far as it holds them: a change grants no burst, and a raised
     /// limit refuses nothing that the previous one did not.
     pub(super) fn set_rate(&self, rate: Rate) {
-        let mut known = self.rate.lock();
-        if *known != rate {
-            *known = rate;
-            self.tokens.lock().refill(FillRate::of(rate), self.nanos(Instant::now()));
-        }
+        self.tokens.lock().refill(FillRate::of(rate), self.nanos(Instant::now()));
     }
 
     /// Takes all of `tokens`, or none. `now`: the present time.

@@ -36,7 +36,10 @@ use super::{
     usage::{LimitWindow, TokensLeft, UsageByWindow, WindowUsage},
     wall_clock::WallClock,
 };
-use crate::{config, retry_after::whole_seconds};
+use crate::{
+    config::{self, Rate},
+    retry_after::whole_seconds,
+};
 
 /// A service's quota. A missing limit means unlimited; the day is counted all the same.
 #[derive(Debug)]
@@ -60,7 +63,7 @@ struct QuotaSettings {
 
 #[derive(Debug)]
 struct LimitsInForce {
-    second: Option<Arc<TokenBucket>>,
+    second: Option<SecondLimit>,
     day: Option<u64>,
     /// Of the day, once no override is in force.
     configured_day: Option<u64>,
@@ -71,6 +74,12 @@ struct LimitsInForce {
     set: Option<QuotaOverride>,
     /// `RateLimit-Policy`.
     policy: Option<HeaderValue>,
+}
+
+#[derive(Clone, Debug)]
+struct SecondLimit {
+    bucket: Arc<TokenBucket>,
+    rate: Rate,
 }
 
 /// A service's quota is used up.
@@ -126,10 +135,10 @@ impl Quota {
         let context = context.into();
         let (clock, begins) = (context.clock, context.bucket());
         let day = DayCounter::new(quota.day.filter(|_| quota.enforce), zone, context);
-        let second = quota.second.map(|rate| Arc::new(TokenBucket::new(rate, begins)));
+        let second = |rate| SecondLimit { bucket: Arc::new(TokenBucket::new(rate, begins)), rate };
         let settings = QuotaSettings { configured: quota.clone(), overridden: None, zone: zone.clone() };
         let in_force = ArcSwap::from_pointee(LimitsInForce {
-            second,
+            second: quota.second.map(second),
             day: quota.day,
             configured_day: quota.day,
             enforce: quota.enforce,
@@ -175,11 +184,11 @@ impl Quota {
         let limits = overridden.as_ref().map(|set| set.applied_to(&settings.configured));
         let limits = limits.as_ref().unwrap_or(&settings.configured);
         let second = match (self.in_force.load().second.clone(), limits.second) {
-            (Some(bucket), Some(rate)) => {
+            (Some(SecondLimit { bucket, .. }), Some(rate)) => {
                 bucket.set_rate(rate);
-                Some(bucket)
+                Some(SecondLimit { bucket, rate })
             }
-            (_, rate) => rate.map(|rate| Arc::new(TokenBucket::empty(rate))),
+            (_, rate) => rate.map(|rate| SecondLimit { bucket: Arc::new(TokenBucket::empty(rate)), rate }),
         };
         let limit = limits.day.filter(|_| limits.enforce);
         if self.day.limit() != limit {
@@ -217,7 +226,7 @@ impl Quota {
         let limits = self.limits();
         self.check_block_of(&limits)?;
         let Some(second) = &limits.second else { return Ok(()) };
-        match second.take(1, now) {
+        match second.bucket.take(1, now) {
             Ok(taken) => claim.second = Some(taken),
             Err(_) if !limits.enforce => self.note(LimitWindow::Second, claim),
             Err(insufficient) => {
@@ -318,7 +327,7 @@ impl Quota {
 
     /// For [`super::DayLedger::bucket`] of the next process.
     pub fn bucket_mark(&self) -> BucketMark {
-        let tokens = self.limits().second.as_ref().map_or(0, |second| second.left(Instant::now()));
+        let tokens = self.limits().second.as_ref().map_or(0, |second| second.bucket.left(Instant::now()));
         BucketMark { tokens, rate_part: learned::ALL, paused_for: Duration::ZERO }
     }
 
@@ -368,8 +377,8 @@ impl Quota {
         if is_blocked {
             return UsageByWindow { second: None, day: Some(day(0)) };
         }
-        let second = limits.second.as_ref().map(|second| TokensLeft { rate: second.rate(), left: second.left(now) });
-        UsageByWindow { second: second.map(TokensLeft::window), day: limits.day.map(day) }
+        let second = |SecondLimit { bucket, rate }: &SecondLimit| TokensLeft { rate: *rate, left: bucket.left(now) };
+        UsageByWindow { second: limits.second.as_ref().map(second).map(TokensLeft::window), day: limits.day.map(day) }
     }
 
     /// Requests used today, reserved ones included; counted even without a limit.
@@ -392,14 +401,10 @@ impl Quota {
         self.would_refuse[window as usize].load(Ordering::Relaxed)
     }
 
-    /// `RateLimit-Policy`; `None` without a limit.
-    pub fn policy_header(&self) -> Option<HeaderValue> {
-        self.limits().policy.clone()
-    }
-
-    /// `RateLimit` as of `now`, the present time; `None` without a limit.
-    pub fn limit_header(&self, now: Instant) -> Option<HeaderValue> {
-        header::left(&self.usage_under(&self.limits(), now))
+    /// `RateLimit-Policy`, and `RateLimit` as of `now`, the present time; `None` without a limit.
+    pub fn headers(&self, now: Instant) -> (Option<HeaderValue>, Option<HeaderValue>) {
+        let limits = self.limits();
+        (limits.policy.clone(), header::left(&self.usage_under(&limits, now)))
     }
 }
 

@@ -211,23 +211,26 @@ mod headers {
     async fn say_policy_and_what_is_left() {
         let quota =
             Quota::new(&quota(Some((50, 50)), Some(40_000)), &zone("Asia/Jakarta"), wall("2026-11-24T02:46:06Z"));
-        assert_eq!(quota.policy_header().unwrap(), "\"second\";q=50;w=1, \"day\";q=40000;w=86400");
+        assert_eq!(quota.headers(Instant::now()).0.unwrap(), "\"second\";q=50;w=1, \"day\";q=40000;w=86400");
         use_one(&quota);
         claim_day(&quota, &mut Claim::default()).unwrap();
-        assert_eq!(quota.limit_header(Instant::now()).unwrap(), "\"second\";r=49;t=1, \"day\";r=39999;t=51234");
+        assert_eq!(quota.headers(Instant::now()).1.unwrap(), "\"second\";r=49;t=1, \"day\";r=39999;t=51234");
     }
 
     #[tokio::test(start_paused = true)]
     async fn are_absent_without_a_limit() {
         let quota = Quota::new(&quota(None, None), &zone("UTC"), WallClock::system());
         use_one(&quota);
-        assert_eq!((quota.policy_header(), quota.limit_header(Instant::now()), quota.used_today()), (None, None, 1));
+        assert_eq!(
+            (quota.headers(Instant::now()).0, quota.headers(Instant::now()).1, quota.used_today()),
+            (None, None, 1)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn hold_the_largest_numbers() {
         let quota = Quota::new(&quota(Some((u32::MAX, u32::MAX)), Some(u64::MAX)), &zone("UTC"), WallClock::system());
-        assert!(quota.policy_header().unwrap().to_str().unwrap().ends_with("q=999999999999999;w=86400"));
+        assert!(quota.headers(Instant::now()).0.unwrap().to_str().unwrap().ends_with("q=999999999999999;w=86400"));
     }
 }
 

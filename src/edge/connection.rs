@@ -188,7 +188,7 @@ where
     }
     if activity.has_unended_response() {
         shared_io.reset_on_close();
-    } else if activity.lingers(|| context.drain.stop.is_cancelled() && shared_io.has_unread()) {
+    } else if activity.lingers(|| context.drain.stopped() && shared_io.has_unread()) {
         context.drain.cut.run_until_cancelled(Box::pin(linger(shared_io.clone()))).await;
     } else if let Some(until) = activity.receipts.undecided_until().filter(|_| !shared_io.was_reset()) {
         let waits = context.drain.cut.run_until_cancelled(Box::pin(await_reset(shared_io.clone(), until)));
@@ -209,8 +209,7 @@ where
 {
     let activity = &*watch.activity.clone();
     let mut connection = std::pin::pin!(connection);
-    let stop = &context.drain.stop;
-    let mut stopped = std::pin::pin!(stop.cancelled());
+    let mut stopped = std::pin::pin!(context.drain.stop.cancelled());
     let (mut registered, mut sent_goaway) = (false, false);
     let ended = std::future::poll_fn(|cx| {
         if let Poll::Ready(ended) = poll(connection.as_mut(), context, &mut watch, cx) {
@@ -227,7 +226,7 @@ where
             }
         }
         // The first poll registers the waker; afterwards checking the flag is enough, and cheaper.
-        if std::mem::replace(&mut registered, true) && !stop.is_cancelled() {
+        if std::mem::replace(&mut registered, true) && !context.drain.stopped() {
             return Poll::Pending;
         }
         stopped.as_mut().poll(cx).map(|()| None)

@@ -13,7 +13,6 @@ const FIRST_STEP: usize = 64 * 1024;
 
 /// Bytes being collected.
 pub struct ClaimedBuffer {
-    allowance: MemoryAllowance,
     claim: MemoryClaim,
     /// Length that was announced, in bytes; 0: none was.
     declared: usize,
@@ -30,8 +29,7 @@ impl ClaimedBuffer {
     /// [`MemoryExhausted`] if there is no room for them at present.
     pub fn new(allowance: MemoryAllowance, declared: usize) -> Result<Self, MemoryExhausted> {
         allowance.check(declared)?;
-        let claim = allowance.empty_claim();
-        Ok(ClaimedBuffer { allowance, claim, declared, first: Bytes::new(), all: Vec::new() })
+        Ok(ClaimedBuffer { claim: allowance.begin(), declared, first: Bytes::new(), all: Vec::new() })
     }
 
     /// Bytes collected so far.
@@ -46,7 +44,7 @@ impl ClaimedBuffer {
     pub fn push(&mut self, piece: Bytes) -> Result<(), MemoryExhausted> {
         let length = self.length() + piece.len();
         if self.length() == 0 {
-            self.claim.grow_to(length, &self.allowance)?;
+            self.claim.grow_to(length)?;
             self.first = piece;
             return Ok(());
         }
@@ -54,7 +52,7 @@ impl ClaimedBuffer {
             // Grows like a vector, but not beyond a length that was declared truthfully.
             let grown = length.max(2 * self.all.capacity());
             let capacity = if length <= self.declared { grown.max(FIRST_STEP).min(self.declared) } else { grown };
-            self.claim.grow_to(capacity, &self.allowance)?;
+            self.claim.grow_to(capacity)?;
             self.all.reserve_exact(capacity - self.all.len());
         }
         if !self.first.is_empty() {

@@ -72,7 +72,8 @@ pub(super) struct WithheldAnswer {
 
 /// What an attempt came to.
 pub(super) enum AttemptResult {
-    Answered(ClassifiedAnswer),
+    /// On the heap: it is handed on several times.
+    Answered(Box<ClassifiedAnswer>),
     /// No response; with the service's claim, empty if it was used.
     Failed(Failure, Claim),
     /// The response holds the secret key of the account: nothing of it may be passed on.
@@ -128,10 +129,12 @@ impl PreparedAttempt {
         let accounting = Accounting { spent: &mut spent, attempts, count: &count };
         let sent = upstream::send(&call.worker.pool, keyed, accounting, bounds).await;
         let status = sent.as_ref().ok().map(|answer| answer.status.as_u16());
-        attempts.waited_for_upstream(timer.stop(status));
+        let time = timer.stop(status);
         // The response to the attempt before is the last one, if nothing was sent.
-        if !sent.as_ref().is_err_and(Failure::is_unsent) {
-            attempts.responded(status);
+        if sent.as_ref().is_err_and(Failure::is_unsent) {
+            attempts.waited_for_upstream(time);
+        } else {
+            attempts.responded(time, status);
         }
         match sent {
             Err(failure) => {
@@ -162,7 +165,7 @@ impl PreparedAttempt {
                     return AttemptResult::Leaked(WithheldAnswer { reading, status: answer.status });
                 }
                 let spent = matches!(answer.body, AnswerBody::Long(_)).then(|| Box::new(spent));
-                AttemptResult::Answered(ClassifiedAnswer { response: answer, reading, spent })
+                AttemptResult::Answered(Box::new(ClassifiedAnswer { response: answer, reading, spent }))
             }
         }
     }

@@ -32,7 +32,11 @@ use crate::{
 const KEY_RESENDS: usize = 3;
 
 /// Steps 7 to 13.
-pub(super) async fn fetch(call: &UpstreamCall, claim: Claim, attempts: &Attempts) -> Result<ClassifiedAnswer, Refusal> {
+pub(super) async fn fetch(
+    call: &UpstreamCall,
+    claim: Claim,
+    attempts: &Attempts,
+) -> Result<Box<ClassifiedAnswer>, Refusal> {
     let admitted = admit(call, claim, None)?;
     send(call, admitted, attempts).await
 }
@@ -53,7 +57,7 @@ pub(super) async fn send(
     call: &UpstreamCall,
     admitted: AdmittedAttempt,
     attempts: &Attempts,
-) -> Result<ClassifiedAnswer, Refusal> {
+) -> Result<Box<ClassifiedAnswer>, Refusal> {
     let (mut admitted, mut first, mut tried) = (admitted, None, Vec::new());
     let mut reason = None;
     loop {
@@ -84,17 +88,17 @@ pub(super) async fn send(
 
 /// The result if no further attempt is sent, because of `refusal`: that of the attempt before, if there was one.
 fn result_of(
-    first: Option<Box<Result<ClassifiedAnswer, Refusal>>>,
+    first: Option<Box<Result<Box<ClassifiedAnswer>, Refusal>>>,
     refusal: Refusal,
     attempts: &Attempts,
-) -> Result<ClassifiedAnswer, Refusal> {
+) -> Result<Box<ClassifiedAnswer>, Refusal> {
     attempts.ended();
     first.map_or(Err(refusal), |first| *first)
 }
 
 /// What follows an attempt.
 enum NextStep {
-    Done(Result<ClassifiedAnswer, Refusal>),
+    Done(Result<Box<ClassifiedAnswer>, Refusal>),
     /// Nothing was sent, and there is no other attempt.
     Unsent(Refusal),
     Retry(Retry),
@@ -108,7 +112,7 @@ struct Retry {
     /// The service's claim; empty if it was used.
     claim: Claim,
     /// Result of the attempt before; absent: it was not sent, and is no result.
-    first: Option<Box<Result<ClassifiedAnswer, Refusal>>>,
+    first: Option<Box<Result<Box<ClassifiedAnswer>, Refusal>>>,
 }
 
 /// A second attempt after a failure, which the account's retry budget has paid for.
@@ -135,7 +139,7 @@ impl SecondAttempt {
     }
 
     /// Waits, and then signs with the account's current pair.
-    async fn begin(self, claim: Claim, first: Result<ClassifiedAnswer, Refusal>, attempts: &Attempts) -> NextStep {
+    async fn begin(self, claim: Claim, first: Result<Box<ClassifiedAnswer>, Refusal>, attempts: &Attempts) -> NextStep {
         let ((), time) = timed(pin!(retry::wait(self.pause))).await;
         attempts.waited_between(time);
         NextStep::Retry(Retry { reason: self.reason, pair: None, claim, first: Some(Box::new(first)) })
@@ -182,7 +186,7 @@ async fn next_step(
         attempts.answered();
     }
     if reading.key_refused && call.operation.class != Class::Unlisted {
-        result.iter_mut().for_each(ClassifiedAnswer::free_place);
+        result.iter_mut().for_each(|answer| answer.free_place());
         let remedy = call.account.keys.refused(refused(call, answered));
         // On the heap: few requests need this timer.
         let (remedy, time) = timed(Box::pin(call.deadlines.complete_by().bound(remedy))).await;
@@ -248,7 +252,7 @@ pub struct OwnAnswer {
 /// The [`Refusal`] of an attempt that brought no response.
 pub async fn fetch_own(call: &UpstreamCall) -> Result<OwnAnswer, Refusal> {
     let answer = fetch(call, Claim::default(), &Attempts::default()).await?;
-    let ClassifiedAnswer { response, reading, .. } = answer;
+    let ClassifiedAnswer { response, reading, .. } = *answer;
     let body = match response.body {
         AnswerBody::Whole(body) => Some(body),
         AnswerBody::Long(_) => None,

@@ -268,7 +268,7 @@ impl Fetch<'_> {
             self.id = x.request_id.header();
         }
         let good = self.good_entry(leader.key());
-        let result = answer.and_then(|answer| self.store(answer, &leader, good.as_deref()));
+        let result = answer.and_then(|answer| self.store(*answer, &leader, good.as_deref()));
         let service = self.call.service.map(|service| self.call.snapshot.catalog.services[service].name.clone());
         let status = self.attempts.status();
         let refused = |refusal| FetchRefused { refusal, service, status, after: began.elapsed() };

@@ -129,7 +129,7 @@ impl OrderTask {
         };
         let call = self.call.clone();
         let rest = RestOfAttempts::of(&call.upstream, &self.attempts);
-        let outcome = self.send(admitted).await.map(ClassifiedAnswer::reply);
+        let outcome = self.send(admitted).await.map(|answer| answer.reply());
         // 14
         // A limit message under a 3xx or 5xx leaves it open whether it was executed.
         let settled = self.attempts.sent() == Sent::Yes;
@@ -153,7 +153,7 @@ impl OrderTask {
 
     /// Steps 9 to 13. If the caller's wait ends before the first byte was sent, nothing is sent; if after, the caller is
     /// told so, and the order runs to its end.
-    async fn send(&mut self, admitted: AdmittedAttempt) -> Result<ClassifiedAnswer, Refusal> {
+    async fn send(&mut self, admitted: AdmittedAttempt) -> Result<Box<ClassifiedAnswer>, Refusal> {
         let (call, attempts) = (self.call.clone(), self.attempts.clone());
         let mut sending = pin!(fetch::send(&call.upstream, admitted, &attempts));
         if let Some(outcome) = call.deadline().bound(sending.as_mut()).await {

@@ -169,7 +169,8 @@ fn respond<G: ExchangeGuard + 'static>(
 /// request.
 fn limits(snapshot: &Snapshot, service: usize, reply: &Reply, now: Instant) -> RateLimitHeaders {
     let quota = &snapshot.quotas[service];
-    let limits = RateLimitHeaders { policy: quota.policy_header(), limit: quota.limit_header(now) };
+    let (policy, limit) = quota.headers(now);
+    let limits = RateLimitHeaders { policy, limit };
     let account = &snapshot.accounts[snapshot.catalog.services[service].account];
     match reply.budget_window() {
         Some(window) => limits.with_account(account.budget.limit(window), reply.retry_after),

@@ -41,7 +41,7 @@ async fn an_override_ends_at_its_instant_and_survives_a_reload() {
     use_one(&quota).await.unwrap();
     quota.set_override(overridden(Some(3), Some(1), false));
     assert_eq!(limits(&quota), [Some(3), Some(1)]);
-    assert_eq!(quota.policy_header().unwrap(), "\"second\";q=3;w=1, \"day\";q=1;w=86400");
+    assert_eq!(quota.headers(Instant::now()).0.unwrap(), "\"second\";q=3;w=1, \"day\";q=1;w=86400");
     advance(Duration::from_secs(1)).await;
     let refused = use_one(&quota).await.unwrap_err();
     let Exceeded::Day { notice: Some(notice), .. } = refused else { panic!("{refused:?}") };
@@ -65,7 +65,7 @@ async fn a_block_refuses_everything_until_it_ends() {
         let refused = use_one(&quota).await.unwrap_err();
         let Exceeded::Blocked { retry_after, .. } = refused else { panic!("{refused:?}") };
         assert_eq!(retry_after, Duration::from_secs(7200));
-        assert_eq!(quota.limit_header(Instant::now()).unwrap(), "\"day\";r=0;t=7200");
+        assert_eq!(quota.headers(Instant::now()).1.unwrap(), "\"day\";r=0;t=7200");
         quota.set_override(None);
         use_one(&quota).await.unwrap();
     }
@@ -133,7 +133,7 @@ async fn a_lowered_day_frees_up_when_the_override_ends_or_at_midnight() {
             let Exceeded::Day { retry_after, resets_at, .. } = refused else { panic!("{refused:?}") };
             assert_eq!((retry_after.as_secs(), resets_at.to_string().as_str()), expected, "{day:?} {used} {until}");
         }
-        let field = quota.limit_header(Instant::now()).unwrap();
+        let field = quota.headers(Instant::now()).1.unwrap();
         assert!(field.to_str().unwrap().ends_with(&format!("\"day\";r=0;t={wait}")), "{field:?} {at}");
         // Who waits so long is admitted, and was not a moment before.
         let wait = Duration::from_secs(wait).min(Duration::from_millis(if wait == 1 { 400 } else { u64::MAX }));
@@ -160,7 +160,7 @@ async fn a_block_with_the_day_used_up_ends_at_midnight() {
         quota.set_override(Some(set));
         let Exceeded::Blocked { retry_after, frees_at, .. } = quota.check_block().unwrap_err() else { panic!() };
         assert_eq!((retry_after.as_secs(), frees_at.to_string().as_str()), (wait, at));
-        assert_eq!(quota.limit_header(Instant::now()).unwrap(), format!("\"day\";r=0;t={wait}").as_str());
+        assert_eq!(quota.headers(Instant::now()).1.unwrap(), format!("\"day\";r=0;t={wait}").as_str());
         advance(Duration::from_secs(wait)).await;
         quota.check_block().unwrap();
         quota.check_day().unwrap();

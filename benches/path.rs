@@ -49,6 +49,7 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
         degraded: Arc::default(),
         snapshot_file: Arc::new(SnapshotFile::new(folder)),
         tasks: Drain::default().tasks,
+        cut: Drain::default().cut,
     };
     Gateway::new(config, None, live).unwrap().0
 }

@@ -19,6 +19,7 @@ use fastrac_gateway::{
     record::{CacheResult, CapturedBody, ExchangeLog, Masker, Metrics, Names, Recorder, RequestId},
 };
 use http::{HeaderValue, Method, Uri};
+use tokio_util::sync::CancellationToken;
 
 fn recorder(exchanges: LogTarget) -> (Arc<Recorder>, ExchangeLog, Arc<Metrics>) {
     let config = LogConfig {
@@ -38,7 +39,7 @@ fn recorder(exchanges: LogTarget) -> (Arc<Recorder>, ExchangeLog, Arc<Metrics>) 
         operations: vec![("v2.city".into(), Class::Lookup), ("unlisted".into(), Class::Unlisted)],
     };
     let masker = Arc::new(Masker::new(config.bodies, &config.mask));
-    (Recorder::new(Arc::clone(&metrics), log.clone(), masker, names), log, metrics)
+    (Recorder::new(Arc::clone(&metrics), log.clone(), masker, names, CancellationToken::new()), log, metrics)
 }
 
 /// The input of a record; cheap to clone, so that its cost does not distort the measurement.

@@ -188,6 +188,7 @@ impl App {
             degraded,
             snapshot_file: Arc::new(SnapshotFile::new(&config.state.dir)),
             tasks: drain.tasks.clone(),
+            cut: drain.cut.clone(),
         };
         let workers = config.listen.workers;
         let connections = ConnectionLimit::new(descriptors::connections(&config, files));

@@ -26,7 +26,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::LastCounts,
@@ -96,6 +96,8 @@ pub struct Live {
     pub snapshot_file: Arc<SnapshotFile>,
     /// The tasks that the drain waits for.
     pub tasks: TaskTracker,
+    /// Cancelled when the drain waits no longer.
+    pub cut: CancellationToken,
 }
 
 /// The configuration in force.

@@ -164,6 +164,7 @@ impl TestAdmin {
             degraded: Arc::default(),
             snapshot_file: Arc::new(crate::cache::snapshot_file::SnapshotFile::new(folder.path())),
             tasks: drain.tasks.clone(),
+            cut: drain.cut.clone(),
         };
         let audit = Audit::open(&config, live.degraded.clone()).unwrap();
         let (gateway, keepers) = Gateway::new(config, Some(file.clone()), live).unwrap();

@@ -150,7 +150,7 @@ pub(super) fn compile(
             names.accounts.len(),
             names.operations.len(),
         ),
-        recorder: Recorder::new(live.metrics.clone(), live.log.clone(), mask, names),
+        recorder: Recorder::new(live.metrics.clone(), live.log.clone(), mask, names, live.cut.clone()),
         tasks: live.tasks.clone(),
     };
     if previous.is_none() {

@@ -13,6 +13,7 @@ use std::{
 
 use http::{HeaderMap, Method, Uri, request::Parts};
 use prometheus::IntGauge;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     drift::ResponseComparison,
@@ -53,6 +54,8 @@ pub struct Recorder {
     masker: Arc<Masker>,
     handles: MetricHandles,
     labels: line::RenderedLabels,
+    /// Cancelled when a shutdown cuts off what is still in progress.
+    cut: CancellationToken,
 }
 
 impl std::fmt::Debug for Recorder {
@@ -63,9 +66,15 @@ impl std::fmt::Debug for Recorder {
 
 impl Recorder {
     /// Series appear when they are first used, so this creates none.
-    pub fn new(metrics: Arc<Metrics>, log: ExchangeLog, masker: Arc<Masker>, names: Names) -> Arc<Recorder> {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        log: ExchangeLog,
+        masker: Arc<Masker>,
+        names: Names,
+        cut: CancellationToken,
+    ) -> Arc<Recorder> {
         let labels = line::RenderedLabels::new(&names);
-        Arc::new(Recorder { log, masker, handles: MetricHandles::new(metrics, names), labels })
+        Arc::new(Recorder { log, masker, handles: MetricHandles::new(metrics, names), labels, cut })
     }
 
     /// Opens the record of a request whose head was read. It gets a new id unless it has a valid one.
@@ -340,6 +349,8 @@ impl Drop for Record {
             self.refused(Code::GatewayInternal);
             self.status.get_or_insert(Code::GatewayInternal.status().as_u16());
             self.log_panic();
+        } else if self.outcome == Outcome::ClientGone && self.recorder.cut.is_cancelled() {
+            self.refused(Code::GatewayDraining);
         }
         let is_own = self.own_account.is_some();
         if !is_own {

@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use http::Method;
 use serde_json::Value;
 use strum::VariantArray as _;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
@@ -78,7 +79,7 @@ fn bench_with(change: impl FnOnce(Masker) -> Masker) -> Bench {
     let config = config(&folder.path().join("exchanges.jsonl"));
     let log = ExchangeLog::open(&config, &metrics, &Arc::default()).unwrap();
     let masker = Arc::new(change(Masker::new(config.bodies, &config.mask)));
-    let recorder = Recorder::new(Arc::clone(&metrics), log.clone(), masker, names());
+    let recorder = Recorder::new(Arc::clone(&metrics), log.clone(), masker, names(), CancellationToken::new());
     Bench { folder, metrics, log, recorder }
 }
 

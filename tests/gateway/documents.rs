@@ -46,7 +46,7 @@ fn refusals() -> BTreeMap<String, DocumentRow> {
 #[test]
 fn the_readme_lists_exactly_the_refusals_that_can_be_sent() {
     let mut documented = refusals();
-    // A draining gateway finishes its requests and refuses none, so this code is never sent.
+    // A draining gateway refuses nothing: only the log has this code, of what it has cut off.
     for code in Code::VARIANTS.iter().filter(|code| **code != Code::GatewayDraining) {
         let row = documented.remove(code.as_str()).unwrap_or_else(|| panic!("{} is not in the table", code.as_str()));
         assert_eq!(row.proxy_error, code.proxy_error(), "{}", code.as_str());

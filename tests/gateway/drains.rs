@@ -181,6 +181,7 @@ fn requests_still_open_at_the_drain_deadline_are_cut() {
     assert_eq!(slow.read_response("GET"), None);
     let line = gateway.line("never-ends");
     assert_eq!((&line["status"], &line["sent"]), (&serde_json::Value::Null, &"unknown".into()), "{line}");
+    assert_eq!((&line["outcome"], &line["code"]), (&"draining".into(), &"gateway.draining".into()), "{line}");
     assert_eq!(crate::test_gateway::sum(&metrics.text(), "in_flight_requests", &[]), 0.0);
 }
 

@@ -364,6 +364,8 @@ impl<'a> Walker<'a> {
         let path = path.ok_or(WalkEnd::NotCached)?;
         let operation = snapshot.catalog.classify(&Method::GET, path).ok().filter(|row| row.name == level.operation);
         let operation = operation.filter(|row| row.class == Class::Lookup && row.cache.is_some());
+        // Ids are given as parameters: nothing says what a `{name}` in the path stands for.
+        let operation = operation.filter(|row| !row.path.contains('{'));
         let operation = operation.ok_or(WalkEnd::NotCached)?.clone();
         let query = id.map(|Found { parameter, value }| format!("{parameter}={value}"));
         let target = query.as_ref().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));

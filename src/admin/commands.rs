@@ -116,15 +116,13 @@ pub(super) async fn purge(
     }
     subject.name("account", account.clone());
     subject.name("operation", operation.clone());
+    // Also of a purge that finds nothing in the memory: it covers the disk, and what is being fetched.
+    subject.name("path_prefix", path_prefix.clone());
     let gateway = state.admin.gateway.clone();
-    let purge = move || purge_within(&gateway, &scope).map(|removed| (removed, scope));
+    let purge = move || purge_within(&gateway, &scope);
     // Waits for the disk. Runs to its end even if the client has left.
-    let (removed, scope) = off_thread(purge).await?.map_err(|error| not_purged(&error))?;
+    let removed = off_thread(purge).await?.map_err(|error| not_purged(&error))?;
     let entries: u64 = removed.values().sum();
-    if entries > 0 {
-        // Otherwise it may be anything.
-        subject.name("path_prefix", scope.path_prefix);
-    }
     let operations: Value = removed.iter().map(|(name, entries)| (name.to_string(), json!(entries))).collect();
     subject.name("entries", entries);
     subject.name("operations", operations.clone());

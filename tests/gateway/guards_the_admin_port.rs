@@ -48,6 +48,26 @@ fn the_audit_log_lies_beside_the_exchange_log_and_names_the_token() {
     assert_eq!(told(2), ["-", "status", "refused", "127.0.0.1"]);
 }
 
+/// It covers the disk and what is being fetched too, so that a line without it would say that everything was purged.
+#[test]
+fn the_audit_line_of_a_purge_names_its_path_prefix_whatever_it_removes() {
+    let more: &'static str = admin_table().leak();
+    let gateway = Setup { more, ..Setup::default() }.start();
+    assert_eq!(gateway.send(get("/region/city?province_id=31").by("shop")).status, 200);
+    let prefixes = ["/region/city", "/region/city", "/elsewhere"];
+    for prefix in prefixes {
+        let purge = request("POST", "/cache/purge").json(&format!(r#"{{"path_prefix":"{prefix}"}}"#));
+        assert_eq!(Connection::open(gateway.app().admin).send(&with_token(purge, "ops")).status, 200);
+    }
+    let file = gateway.folder.path().join("state/audit.jsonl");
+    let lines = || fs::read_to_string(&file).unwrap_or_default();
+    until("three lines", || lines().lines().count() == 3);
+    let lines: Vec<serde_json::Value> = lines().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for ((line, prefix), entries) in lines.iter().zip(prefixes).zip([1, 0, 0]) {
+        assert_eq!((&line["path_prefix"], &line["entries"]), (&prefix.into(), &entries.into()), "{line}");
+    }
+}
+
 /// The time of last use that the admin port shows for the credential of a service.
 fn last_used(gateway: &TestGateway, service: &str) -> Option<i64> {
     let status = gateway.admin("/status").json();

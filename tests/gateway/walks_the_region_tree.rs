@@ -136,3 +136,16 @@ fn it_takes_the_only_place_in_flight_from_nobody() {
     assert_eq!(walk(&gateway).ended, Some(WalkEnd::OnePlace));
     assert_eq!(gateway.received().len(), 0);
 }
+
+/// The ids are sent as parameters: its path would be sent as it is in the configuration.
+#[test]
+fn a_row_with_a_name_in_its_path_is_not_walked() {
+    for (row, sent) in [("v2.province", 0), ("v2.city", 1)] {
+        let more = format!("[operations.\"{row}\"]\npath = \"/region/{{id}}/list\"\n").leak();
+        let gateway = Setup { more, account: "verify = \"v2.couriers\"", ..Setup::default() }.start();
+        lists(&gateway, "v2.province", &provinces(3));
+        assert_eq!(walk(&gateway).ended, Some(WalkEnd::NotCached), "{row}");
+        assert_eq!(gateway.received().len(), sent, "{row}");
+        assert_eq!(gateway.admin("/status").json()["cache"]["walks"]["main"]["state"], "not_cached");
+    }
+}

@@ -55,11 +55,20 @@ pub(super) struct CacheRestore {
     is_given_up: AtomicBool,
 }
 
+/// What the cache holds of the file after a restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Restored {
+    /// All of it; or there is none, or it is of no use.
+    Whole,
+    /// Entries were left out.
+    InPart,
+}
+
 /// What became of the entries of a snapshot.
 #[derive(Debug, Default)]
 struct RestoredCount {
     entries: u64,
-    /// Too old, not of this configuration, fetched or purged meanwhile, or without room.
+    /// Too old or too large, not of this configuration, fetched or purged meanwhile, or without room.
     left_out: u64,
 }
 
@@ -90,15 +99,18 @@ impl CacheRestore {
     }
 
     /// Restores the cache. Waits for the disk.
-    pub(super) fn run(&self) {
+    pub(super) fn run(&self) -> Restored {
         let restored = self.restore_from_file();
         if self.is_given_up() {
-            return;
+            return Restored::Whole;
         }
         match restored {
             Ok(None) => {}
             Ok(Some(RestoredCount { entries, left_out })) => {
                 tracing::info!(entries, left_out, "the cache was restored from its snapshot");
+                if left_out > 0 {
+                    return Restored::InPart;
+                }
             }
             Err(SnapshotFault::Unreadable(error)) => {
                 tracing::error!("the snapshot of the cache cannot be read ({error}): the cache begins empty");
@@ -112,6 +124,7 @@ impl CacheRestore {
                 }
             }
         }
+        Restored::Whole
     }
 
     /// `None`: there is no snapshot.
@@ -141,14 +154,13 @@ impl CacheRestore {
             }
             self.progress.fetch_add(1, SeqCst);
             slice += entry.packed.len() + entry.key.len();
-            let stored = self.restore_entry(entry, passed + read.elapsed(), &purges);
-            restored.entries += u64::from(stored);
-            restored.left_out += u64::from(!stored);
+            restored.entries += u64::from(self.restore_entry(entry, passed + read.elapsed(), &purges));
             if slice > SLICE {
                 slice = 0;
                 thread::sleep(PAUSE);
             }
         }
+        restored.left_out = decoder.entries() - restored.entries;
         Ok(Some(restored))
     }
 

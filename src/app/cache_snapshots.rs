@@ -1,7 +1,7 @@
 //! The cache outlives the process: it is written to the state folder, and restored by the next process.
 //!
-//! It is written when the gateway stops, every 15 minutes, and after a purge or a reload, if anything has changed; it
-//! is restored after the start (`cache_restore`). Threads of their own do that, for which nothing waits without an end:
+//! It is written when the gateway stops, every 15 minutes, and after a purge, a reload or a restore that left something
+//! out, if anything has changed; it is restored after the start (`cache_restore`). Threads of their own do that, for which nothing waits without an end:
 //! a disk that does not respond delays neither the start nor a stop, and is reported. What always holds: one snapshot
 //! is written at a time, and none before the restore is over or given up: until then the file is kept; each says which
 //! purges it includes. Failures are lines in the program's log, and degrade the gateway until a snapshot is written.
@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::cache_restore::{CacheRestore, PAUSE, SLICE};
+use super::cache_restore::{CacheRestore, PAUSE, Restored, SLICE};
 use crate::{
     cache::{
         Cache,
@@ -48,10 +48,13 @@ const STALLED: Duration = Duration::from_secs(10);
 /// Time after which a snapshot that is being written is reported.
 const SLOW: Duration = Duration::from_secs(60);
 
+/// In place of a number of changes: the file holds what the cache does not.
+const OUTDATED: u64 = u64::MAX;
+
 /// Writes and restores the cache.
 pub(super) struct CacheSnapshots {
     gateway: Arc<Gateway>,
-    /// The cache's changes that the file holds.
+    /// The cache's changes that the file holds, or [`OUTDATED`].
     written: AtomicU64,
     restore: CacheRestore,
     /// The file holds more than the cache does.
@@ -77,13 +80,22 @@ impl CacheSnapshots {
         let restoring = self.clone();
         on_thread("cache-restore", move || {
             if restoring.are_wanted() {
-                restoring.restore.run();
+                restoring.restore_file();
             } else {
                 restoring.remove();
             }
             restoring.is_restoring.send_replace(false);
         });
         async move { self.restored().await }
+    }
+
+    /// What is left out leaves the disk too: otherwise it would come back with an earlier configuration, although no purge
+    /// could have reached it meanwhile.
+    fn restore_file(&self) {
+        if self.restore.run() == Restored::InPart {
+            self.written.store(OUTDATED, SeqCst);
+            self.gateway.live.snapshot_file.make_due();
+        }
     }
 
     async fn restored(&self) {

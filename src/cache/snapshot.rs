@@ -224,6 +224,11 @@ impl<R: Read> SnapshotDecoder<R> {
         self.included
     }
 
+    /// Number of entries so far, with those that were skipped.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
     /// The next entry; `None` at the end of a whole snapshot.
     ///
     /// # Errors

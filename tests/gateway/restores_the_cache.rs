@@ -404,47 +404,123 @@ fn what_says_that_it_is_coded_is_not_restored() {
     assert_eq!(outcomes, ["hit", "ok"]);
 }
 
-/// A process that is killed before the snapshot of what is left is written.
-#[test]
-fn what_a_reload_removes_is_not_brought_back_by_a_kill_right_after_it() {
-    const ROW: &str = "[operations.\"own.list\"]\nmethod = \"GET\"\npath = \"/own/list\"\nclass = \"lookup\"\n\
-                       cache = { fresh = \"1h\" }\n";
-    const QUOTES: &str = "[operations.\"v2.tariff_express\"]\ncache = { fresh = \"1h\" }\n";
-    const OTHER: &str = "[services.gone]\naccount = \"main\"\n";
-    let more = format!(
-        "{OTHER}credentials = [{{ access_key = \"svc-gone-1\", secret_sha256 = \"{}\" }}]\n{ROW}{QUOTES}",
-        digest_of("gone")
-    );
-    let other = more.split(ROW).next().expect("a table").to_owned();
-    let mut gateway = Setup { more: more.leak(), ..Setup::default() }.start();
-    let good = Act::answer(200, r#"{"success":true,"message":"","data":[]}"#);
-    gateway.sandbox.fault(Fault { act: good, ..Fault::default() });
-    let address = format!("base_url = \"http://{}\"", gateway.sandbox.addr());
-    let moved = address.replace("127.0.0.1", "localhost");
-    let list = || get("/own/list").by("shop");
-    let quote = |service: &str| post("/tariff/express", "{}").by(service);
-    let kept = || get("/region/city?province_id=31").by("shop");
-    for (removed, with, request, survivor) in [
-        (ROW, "", list(), Some(kept())),
-        (other.as_str(), "", quote("gone"), Some(kept())),
-        (address.as_str(), moved.as_str(), kept(), None),
-    ] {
-        for request in [request.clone(), quote("shop"), kept()] {
+/// A row of its own, a service, and quotes that are stored.
+const ROW: &str = "[operations.\"own.list\"]\nmethod = \"GET\"\npath = \"/own/list\"\nclass = \"lookup\"\n\
+                   cache = { fresh = \"1h\" }\n";
+const OTHER: &str = "[services.gone]\naccount = \"main\"\n";
+const QUOTES: &str = "[operations.\"v2.tariff_express\"]\ncache = { fresh = \"1h\" }\n";
+
+fn quote(service: &str) -> Request {
+    post("/tariff/express", "{}").by(service)
+}
+
+/// A part of the configuration whose stored responses go with it.
+struct RemovedPart {
+    text: String,
+    /// In its place.
+    with: String,
+    request: Request,
+    /// Another request, whose stored response stays; `None`: none does.
+    survivor: Option<Request>,
+}
+
+impl RemovedPart {
+    /// A gateway, and what can be removed of its configuration.
+    fn each() -> (TestGateway, [RemovedPart; 3]) {
+        let secret = digest_of("gone");
+        let other = format!("{OTHER}credentials = [{{ access_key = \"svc-gone-1\", secret_sha256 = \"{secret}\" }}]\n");
+        let gateway = Setup { more: format!("{other}{ROW}{QUOTES}").leak(), ..Setup::default() }.start();
+        let good = Act::answer(200, r#"{"success":true,"message":"","data":[]}"#);
+        gateway.sandbox.fault(Fault { act: good, ..Fault::default() });
+        let address = format!("base_url = \"http://{}\"", gateway.sandbox.addr());
+        let moved = address.replace("127.0.0.1", "localhost");
+        let part = |text: &str, with: &str, request, survivor| {
+            let with = format!("{with}# here\n");
+            RemovedPart { text: text.to_owned(), with, request, survivor }
+        };
+        let parts = [
+            part(ROW, "", get("/own/list").by("shop"), Some(city(0))),
+            part(&other, "", quote("gone"), Some(city(0))),
+            part(&address, &moved, city(0), None),
+        ];
+        (gateway, parts)
+    }
+
+    fn store(&self, gateway: &TestGateway) {
+        for request in [self.request.clone(), quote("shop"), city(0)] {
             until("it is stored", || gateway.send(request.clone()).outcome() == "hit");
         }
-        // Until the snapshot is restored, none is written.
-        let (file, away) = restart_with_a_restore_that_hangs(&mut gateway);
-        gateway.reload(removed, &format!("{with}# here\n"));
-        gateway.take_app().stop();
-        fs::rename(&away, &file).expect("renamed");
-        gateway.rewrite(&format!("{with}# here\n"), removed);
+    }
+
+    /// Starts it with the part put back.
+    fn put_back(&self, gateway: &mut TestGateway) {
+        gateway.rewrite(&self.with, &self.text);
         let restored = said("the cache was restored");
         let app = gateway.second().expect("started");
         gateway.put_app(app);
         until("it is restored", || said("the cache was restored") > restored && gateway.app().gateway.was_ready());
-        assert_eq!(gateway.send(request).outcome(), "ok", "{removed}");
-        survivor.into_iter().for_each(|request| assert_eq!(gateway.send(request).outcome(), "hit", "{removed}"));
     }
+
+    fn is_gone_alone(&self, gateway: &TestGateway) {
+        let survives = |request: &Request| assert_eq!(gateway.send(request.clone()).outcome(), "hit", "{}", self.text);
+        self.survivor.iter().for_each(survives);
+        assert_eq!(gateway.send(self.request.clone()).outcome(), "ok", "{}", self.text);
+    }
+}
+
+/// A process that is killed before the snapshot of what is left is written.
+#[test]
+fn what_a_reload_removes_is_not_brought_back_by_a_kill_right_after_it() {
+    let (mut gateway, parts) = RemovedPart::each();
+    for part in parts {
+        part.store(&gateway);
+        // Until the snapshot is restored, none is written.
+        let (file, away) = restart_with_a_restore_that_hangs(&mut gateway);
+        gateway.reload(&part.text, &part.with);
+        gateway.take_app().stop();
+        fs::rename(&away, &file).expect("renamed");
+        part.put_back(&mut gateway);
+        part.is_gone_alone(&gateway);
+    }
+}
+
+/// Number of entries.
+fn written(gateway: &TestGateway) -> u64 {
+    let bytes = fs::read(snapshot(gateway)).expect("a snapshot");
+    let mut decoder = SnapshotDecoder::begin(&bytes[..], bytes.len() as u64, 0).expect("a snapshot");
+    while decoder.read_next().expect("whole").is_some() {}
+    decoder.entries()
+}
+
+/// Nothing else happens meanwhile, so that nothing else makes a snapshot due.
+#[test]
+fn what_a_restart_removes_is_not_brought_back_by_the_next_one() {
+    let (mut gateway, parts) = RemovedPart::each();
+    for part in parts {
+        part.store(&gateway);
+        gateway.take_app().stop();
+        let before = written(&gateway);
+        gateway.rewrite(&part.text, &part.with);
+        let app = gateway.second().expect("started");
+        gateway.put_app(app);
+        until("it has left the disk", || written(&gateway) < before);
+        gateway.take_app().stop();
+        part.put_back(&mut gateway);
+        part.is_gone_alone(&gateway);
+    }
+}
+
+/// Of a cache of which nothing is left.
+#[test]
+fn lookups_that_a_restart_no_longer_stores_do_not_come_back() {
+    let mut gateway = Setup::default().start();
+    warm(&gateway);
+    let uncached = "[operations.\"v2.city\"]\ncache = { fresh = \"0s\" }\n[limits]";
+    gateway.rewrite("[limits]", uncached);
+    restart(&mut gateway);
+    gateway.rewrite(uncached, "[limits]");
+    restart(&mut gateway);
+    assert!((0..20).all(|number| gateway.send(city(number)).outcome() == "ok"));
 }
 
 /// The wall clock says how long no gateway ran, and a clock that goes back makes nothing younger than it was, nor does one

@@ -22,6 +22,7 @@ mod serve;
 mod spend;
 #[cfg(test)]
 mod tests;
+mod unawaited;
 
 use std::{
     ops::ControlFlow::{Break, Continue},

@@ -27,7 +27,7 @@ use crate::{
     gateway::Gateway,
     path::{self, OwnCall, RefreshResult, UpstreamCall},
     snapshot::{Account, Worker},
-    spare::{self, LONG_PAUSE},
+    spare::LONG_PAUSE,
 };
 
 /// How often the tasks are compared with the accounts in force.
@@ -125,7 +125,7 @@ impl AccountRefreshes {
         let Some(gateway) = self.gateway.upgrade().filter(|_| !self.drain.begun()) else { return NextTry::Stop };
         let Some(call) = self.call(&gateway, due) else { return NextTry::Over };
         drop(gateway);
-        match spare::check_surplus(&call.account) {
+        match call.check_surplus() {
             Ok(()) => {}
             Err(not_spare) => return NextTry::After(not_spare.pause()),
         }

@@ -144,6 +144,12 @@ impl Refusal {
         Refusal::new(code, message).status(status).retry_after(over.retry_after)
     }
 
+    /// Nobody waits for the call, and no budget of `account` is spare.
+    pub(crate) fn not_spare(account: &str) -> Self {
+        let message = format!("Nobody waits for this call, and account {account} has no budget to spare for it");
+        Refusal::new(Code::BudgetSecond, message).retry_after(Duration::from_secs(1))
+    }
+
     /// The gateway serves as many requests as it may.
     pub(crate) fn overloaded() -> Self {
         let message = "The gateway is serving as many requests as it can; try again in 1 s";

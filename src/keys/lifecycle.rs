@@ -4,7 +4,7 @@
 //! what is due. What always holds: a failed reading changes no pair; a candidate that Fastrac refused is never
 //! promoted unless an operator forces it; a revoked version is never used; a verified pair is given up only for
 //! another verified one, or because it was revoked or its canary was refused; at most one canary of a version
-//! runs; no request is decided by what began before it was refused, except that what is known of a service's earlier
+//! runs; no request is decided by what began before it was refused, except that what is known of an origin's earlier
 //! requests decides its later ones for as long as Fastrac accepted the pair a moment ago. Once the canary was refused and no other pair
 //! serves, the account is locked out until a canary verifies a pair, or the source has another. Time is passed
 //! in. Never fails.

@@ -105,8 +105,8 @@ pub(super) enum CallPriority {
     OfService(Priority),
     /// Of those that wait for the response, whoever is served first; there may be more of them.
     OfWaiters(watch::Receiver<Bids>),
-    /// Nobody waited for it when it began: it takes budget only if that is there at once. The highest of those that have
-    /// joined decides what may be buffered for it.
+    /// Nobody waited for it when it began: it takes budget only if that is there at once. From the first request that joins
+    /// on, it is as if that had begun it.
     Spare(watch::Receiver<Bids>),
 }
 

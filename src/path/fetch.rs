@@ -2,10 +2,10 @@
 //!
 //! The plain request, the fill and the order all come through here. There is another attempt only where it can do no
 //! harm: the response proves that nothing was executed (401) and another pair is at hand, at most [`KEY_RESENDS`]
-//! times; or the operation is repeatable and the first attempt failed, once, if the account's retry budget, the breaker
-//! and the deadline allow it. What always holds: if an attempt is not sent (it is refused, or there is no connection),
-//! the result of the one before is the result. Must not know who waits. Fails with the [`Refusal`] of an attempt that
-//! brought no response, or none that may be passed on.
+//! times; or the operation is repeatable, somebody waits for it, and the first attempt failed, once, if the account's retry
+//! budget, the breaker and the deadline allow it. What always holds: if an attempt is not sent (it is refused, or there is
+//! no connection), the result of the one before is the result. Must not know who waits. Fails with the [`Refusal`] of an
+//! attempt that brought no response, or none that may be passed on.
 
 use std::{pin::pin, time::Duration};
 
@@ -67,7 +67,7 @@ pub(super) async fn send(
         };
         match reason {
             Some(reason) => call.snapshot.recorder.retried(call.account.index, call.operation.class, reason),
-            None if call.operation.repeatable() => call.account.retries.earn(),
+            None if call.operation.repeatable() && call.is_awaited() => call.account.retries.earn(),
             None => {}
         }
         let lease = prepared.lease().clone();
@@ -79,7 +79,8 @@ pub(super) async fn send(
             NextStep::Retry(retry) => retry,
         };
         (first, reason) = (retry.first.or(first), Some(retry.reason));
-        admitted = match admit(call, retry.claim, retry.pair) {
+        let again = call.check_further_attempt().and_then(|()| admit(call, retry.claim, retry.pair));
+        admitted = match again {
             Ok(admitted) => admitted,
             Err(refusal) => return result_of(first, refusal, attempts),
         };
@@ -129,7 +130,7 @@ impl SecondAttempt {
         reason: RetryReason,
         named: Option<Duration>,
     ) -> Option<Self> {
-        if attempts.count() >= 2 || !call.operation.repeatable() {
+        if attempts.count() >= 2 || !call.operation.repeatable() || !call.is_awaited() {
             return None;
         }
         let pause = retry::pause(named).filter(|pause| call.deadlines.complete_by().leaves(*pause))?;
@@ -220,8 +221,8 @@ fn refused(call: &UpstreamCall, answered: Answered<'_>) -> RefusedRequest {
     let Answered { lease, tried } = answered;
     tried.push(TriedPair { version: lease.version(), refused: Instant::now() });
     // An order is decided anew each time: it must never get a 401 that is the account's.
-    let origin = call.service.filter(|_| !call.moves_money()).map(|service| RequestOrigin {
-        service: call.snapshot.catalog.services[service].config.name.as_str().into(),
+    let origin = (!call.moves_money()).then(|| RequestOrigin {
+        service: call.service.map(|service| call.snapshot.catalog.services[service].config.name.as_str().into()),
         operation: call.operation.name.as_str().into(),
     });
     let may_resend = tried.len() <= KEY_RESENDS && (call.operation.class != Class::Order || call.account.resend_orders);

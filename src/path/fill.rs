@@ -29,7 +29,7 @@ use crate::{
     record::ResponseComparison,
     refusal::Refusal,
     reply::{CacheStatusHeader, Reply, ReplyBody},
-    spare::{self, NotSpare},
+    spare::NotSpare,
     upstream::Failure,
 };
 
@@ -216,7 +216,7 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
         Lookup::Miss if !cache.has_room(Instant::now()) => return Prefetched::CacheFull,
         Lookup::Miss => FillReason::Miss,
     };
-    if let Err(not_spare) = spare::check_surplus(&call.account) {
+    if let Err(not_spare) = call.check_surplus() {
         return Prefetched::NotSpare(not_spare);
     }
     let request = JoinRequest { cache: &cache, service: None, priority: Priority::Low, only_unsent: false };

@@ -1,7 +1,7 @@
 //! Step 9: waits for the service's day and the account's budget.
 //!
 //! What always holds: a fetch that several requests wait for is sent as early as any of them could have sent it, by its
-//! priority and its service's share. What is sent from spare budget does not wait: it takes what is there, or nothing.
+//! priority and its service's share. What nobody waits for does not wait either: it takes what is there, or nothing.
 //! Fails with [`NotSpent`].
 
 use std::{
@@ -26,11 +26,13 @@ pub(super) async fn spend(call: &UpstreamCall, claim: &Claim, attempts: &Attempt
     let request = |priority| call.budget_request(priority, attempts.sent());
     match &call.priority {
         CallPriority::OfService(priority) => budget.spend(request(*priority), claim).await,
-        CallPriority::Spare(_) => {
+        CallPriority::Spare(_) if !call.is_awaited() => {
             let at_once = BudgetRequest { deadline: Instant::now(), ..request(Priority::Low) };
             budget.spend(at_once, claim).await
         }
-        CallPriority::OfWaiters(bids) => Box::pin(spend_for(bids.clone(), call, claim, attempts)).await,
+        CallPriority::OfWaiters(bids) | CallPriority::Spare(bids) => {
+            Box::pin(spend_for(bids.clone(), call, claim, attempts)).await
+        }
     }
 }
 

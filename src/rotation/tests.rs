@@ -157,7 +157,7 @@ fn request(service: &str, tried: &[PairVersion], may_resend: bool) -> RefusedReq
     let refused = Instant::now();
     RefusedRequest {
         tried: tried.iter().map(|version| TriedPair { version: *version, refused }).collect(),
-        origin: Some(RequestOrigin { service: service.into(), operation: "v2.track".into() }),
+        origin: Some(RequestOrigin { service: Some(service.into()), operation: "v2.track".into() }),
         may_resend,
     }
 }

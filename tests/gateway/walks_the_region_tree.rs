@@ -46,9 +46,10 @@ fn what_is_not_understood_is_counted_and_the_rest_is_walked() {
 #[test]
 fn it_is_complete_only_if_everything_could_be_fetched() {
     let gateway = TestGateway::new();
-    gateway.sandbox.fault(Fault::on("v2.province", Act::answer(500, "")));
+    gateway.sandbox.fault(Fault::on("v2.province", Act::answer(503, "")));
     let walked = walk(&gateway);
     assert_eq!((walked.ended, walked.counts.failed), (Some(WalkEnd::Incomplete), 1), "{walked:?}");
+    assert_eq!(gateway.received().len(), 3, "three tries, and no second attempts");
     assert_eq!(gateway.admin("/status").json()["cache"]["walks"]["main"]["state"], "incomplete");
 }
 

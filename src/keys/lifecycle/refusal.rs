@@ -21,7 +21,7 @@ pub(super) const EVIDENCE: Duration = Duration::from_secs(1);
 pub(crate) struct RefusedRequest {
     /// The pairs that it was signed with, one after the other. Not empty.
     pub(crate) tried: Vec<TriedPair>,
-    /// `None`: it is the gateway's own, or an order. What is known of earlier requests does not decide it.
+    /// `None`: it is an order. What is known of earlier requests does not decide it.
     pub(crate) origin: Option<RequestOrigin>,
     /// Whether it may be sent again with another pair.
     pub(crate) may_resend: bool,

@@ -1,8 +1,8 @@
 //! Which requests cause their own 401s: a canary has shown that the pair was good.
 //!
-//! Remembered for a service and an operation, never for the pair, so that a service that keeps causing 401s costs
-//! neither readings nor canaries while other requests show that the pair is good, and every other service gets a
-//! decision of its own. Forgotten after a while, and when the pair changes or is refused. Pure; never fails.
+//! Remembered for a service (or the gateway itself) and an operation, never for the pair, so that a service that keeps
+//! causing 401s costs neither readings nor canaries while other requests show that the pair is good, and every other
+//! service gets a decision of its own. Forgotten after a while, and when the pair changes or is refused. Pure; never fails.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,7 +16,8 @@ const MAX_ORIGINS: usize = 4096;
 /// Who sent a request, and which operation it asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RequestOrigin {
-    pub(crate) service: Arc<str>,
+    /// `None`: the gateway itself, for a refresh, a walk or a read about an order.
+    pub(crate) service: Option<Arc<str>>,
     pub(crate) operation: Arc<str>,
 }
 

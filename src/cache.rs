@@ -352,6 +352,19 @@ impl Cache {
         self.upkeep.purged();
     }
 
+    /// Removes an entry that a response of `generation` has shown to be outdated, unless it is no longer the one that is
+    /// stored.
+    pub(crate) fn give_up(&self, key: &Key, entry: &Arc<CacheEntry>, generation: Generation) {
+        self.upkeep.store(0, || {
+            let is_stored = self.entries.get(key).is_some_and(|stored| Arc::ptr_eq(&stored, entry));
+            let is_outdated = is_stored && self.admits(key, generation);
+            if is_outdated {
+                self.entries.invalidate(key);
+            }
+            is_outdated
+        });
+    }
+
     /// Frees the memory of entries that have left. To be called about once a second; does nothing if nothing has changed.
     pub fn tidy(&self) {
         for _ in 0..self.upkeep.rounds() {

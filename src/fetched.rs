@@ -28,8 +28,8 @@ pub struct FetchRefused {
 pub struct Fetched {
     /// The whole response; not necessarily stored.
     pub entry: Arc<CacheEntry>,
-    /// Whether it is one that may be stored.
-    pub storable: bool,
+    /// Whether it answers the request: callers get it rather than a stale response, whether it may be stored or not.
+    pub is_answer: bool,
     /// Whether the cache keeps it.
     pub stored: bool,
     /// Set if a limit of Fastrac's decided.

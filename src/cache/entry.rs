@@ -139,6 +139,8 @@ struct RefreshState {
     failures: AtomicU32,
     /// Age before which no other fetch begins, milliseconds.
     resumes: AtomicU64,
+    /// The same for one that no caller asks for.
+    refreshes_resume: AtomicU64,
     /// Age at which Fastrac first said that it does not have this, milliseconds; 0: it did not.
     missing: AtomicU64,
 }
@@ -320,6 +322,19 @@ impl CacheEntry {
         self.pause(now, pause.mul_f64(0.75 + fastrand::f64() / 4.0));
     }
 
+    /// Whether it may be fetched again at this age although no caller asks for it.
+    pub(crate) fn may_be_refreshed(&self, age: Duration) -> bool {
+        let resume = self.refresh.refreshes_resume.load(Relaxed);
+        self.may_be_fetched(age) && age.as_millis() >= u128::from(resume)
+    }
+
+    /// A fetch has brought an answer that could not be stored in its place. That is no failure, so callers ask Fastrac
+    /// first, when it is old enough; but what nobody asks for would be fetched again and again.
+    pub(crate) fn could_not_be_replaced(&self, now: Instant) {
+        let resume = millis(self.age(now) + MAX_PAUSE);
+        self.refresh.refreshes_resume.fetch_max(resume, Relaxed);
+    }
+
     /// A caller that could be given this entry has waited for a fetch to replace it, in vain. One that takes so long is not
     /// waited for again for a while.
     pub(crate) fn waited_for(&self, time: Duration, now: Instant) {
@@ -344,10 +359,6 @@ impl CacheEntry {
             self.pause(now, MAX_PAUSE.max(fresh.saturating_sub(age)));
         }
         is_confirmed
-    }
-
-    pub(crate) fn is_reported_missing(&self) -> bool {
-        self.refresh.missing.load(Relaxed) > 0
     }
 
     fn pause(&self, now: Instant, pause: Duration) {

@@ -33,9 +33,10 @@ pub struct DueRefresh {
 }
 
 impl RefreshQueue {
-    /// Asks for a refresh of an entry that was used at this age, unless a fetch of it has just failed.
+    /// Asks for a refresh of an entry that was used at this age, unless a fetch of it has just failed, or brought nothing
+    /// that could be stored.
     pub(crate) fn request(&self, key: &Key, entry: &Arc<CacheEntry>, now: Instant) {
-        if !entry.may_be_fetched(entry.age(now)) || !entry.enqueue() {
+        if !entry.may_be_refreshed(entry.age(now)) || !entry.enqueue() {
             return;
         }
         let due = DueRefresh { key: key.clone(), entry: Arc::downgrade(entry) };
@@ -94,6 +95,8 @@ impl Drop for DueRefresh {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::cache::{key::key_of_path, test_entry};
 
@@ -114,6 +117,18 @@ mod tests {
         entry.fetch_failed(Instant::now());
         ask();
         assert!(queue.is_empty(), "a fetch has just failed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_stored_is_not_fetched_again_behind_every_use() {
+        let (queue, entry, key) = (RefreshQueue::default(), test_entry(10), key_of_path("/a"));
+        entry.could_not_be_replaced(Instant::now());
+        for (wait, queued) in [(0, false), (59, false), (1, true)] {
+            tokio::time::advance(Duration::from_secs(wait)).await;
+            queue.request(&key, &entry, Instant::now());
+            assert_eq!(queue.len() == 1, queued);
+            assert!(entry.may_be_fetched(entry.age(Instant::now())), "for a caller");
+        }
     }
 
     #[tokio::test]

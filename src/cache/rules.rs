@@ -25,9 +25,11 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// Whether Fastrac calls it an error of its own. Whatever its message says, it proves nothing against a good response.
-    pub(crate) fn is_error(&self) -> bool {
-        self.status.is_server_error()
+    /// Whether it answers the request, whatever the cache may keep of it. `has_good`: a good response is stored. An error
+    /// of Fastrac's own proves nothing against that, whatever its message says.
+    pub(crate) fn is_answer(&self, has_good: bool) -> bool {
+        let is_error = self.status.is_server_error();
+        self.reading.outcome.lifetime() != Lifetime::Never && !(has_good && is_error)
     }
 }
 

@@ -53,7 +53,8 @@ impl Upkeep {
         Upkeep { memory, unsettled, rounds, changes, next_sweep, storing }
     }
 
-    /// Stores an entry of `weight` bytes, if `store` does. No other is stored meanwhile. Returns what `store` returns.
+    /// Stores an entry of `weight` bytes, or removes one, if `store` does. No other is stored meanwhile. Returns what
+    /// `store` returns.
     pub(super) fn store(&self, weight: u64, store: impl FnOnce() -> bool) -> bool {
         let storing = self.storing.lock();
         let stored = store();

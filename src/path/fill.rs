@@ -4,9 +4,10 @@
 //! requests that wait for it: it runs in a task that `drain` waits for, has the operation's own timeout and the highest
 //! of their priorities, and what it fetches is stored whoever has left meanwhile; one that no caller has begun has a
 //! line of its own in the exchange log, and so have the attempts after the line of the caller that has begun it. Only a
-//! response that may be stored replaces one that is; a good one is not given up for an error, nor for one "Data not
-//! found" that nobody asked for; a caller that has a stale response to fall back on gets that instead of anything else,
-//! in time. Must not know headers, or how a request is sent. Fails with the [`Refusal`] of the fetch.
+//! response that may be stored replaces one that is; a good one is given up for "Data not found", stored or not, but not
+//! for an error, nor for one that nobody asked for; a caller that has a stale response to fall back on gets that instead
+//! of anything that is no answer of Fastrac's, in time. Must not know headers, or how a request is sent. Fails with the
+//! [`Refusal`] of the fetch.
 
 use std::sync::Arc;
 
@@ -108,9 +109,9 @@ pub(super) fn reply_of(fetch: &FetchResult, cached: CacheStatusHeader) -> Result
     Ok(Reply { code: fetched.code, retry_after: fetched.retry_after, ..reply })
 }
 
-/// Whether a fetch brought a response that may be stored.
-pub(super) fn is_storable(fetch: &FetchResult) -> bool {
-    fetch.as_ref().is_ok_and(|fetched| fetched.storable)
+/// Whether a fetch brought what callers get rather than a stale response.
+pub(super) fn is_answer(fetch: &FetchResult) -> bool {
+    fetch.as_ref().is_ok_and(|fetched| fetched.is_answer)
 }
 
 /// Steps 7 to 14 of a fill, in a task that outlives its caller.
@@ -133,7 +134,7 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
         };
     };
     match &shared {
-        Some(Some(shared)) if is_storable(shared) => return reply_of(shared, reason.status(is_stored(shared))),
+        Some(Some(shared)) if is_answer(shared) => return reply_of(shared, reason.status(is_stored(shared))),
         Some(Some(_)) => {}
         Some(None) => drop(x.panicked()),
         None => {
@@ -229,7 +230,7 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
         }
     };
     match result.as_deref() {
-        Some(Ok(fetched)) if fetched.storable => {
+        Some(Ok(fetched)) if fetched.is_answer => {
             Prefetched::Fetched { body: fetched.entry.body(), stored: fetched.stored }
         }
         Some(Err(refused)) if refused.refusal.outcome == Outcome::OverBudget => Prefetched::NotSpare(NotSpare::Scarce),
@@ -268,7 +269,7 @@ impl Fetch<'_> {
             self.id = x.request_id.header();
         }
         let good = self.good_entry(leader.key());
-        let result = answer.and_then(|answer| self.store(*answer, &leader, good.as_deref()));
+        let result = answer.and_then(|answer| self.store(*answer, &leader, good.as_ref()));
         let service = self.call.service.map(|service| self.call.snapshot.catalog.services[service].name.clone());
         let status = self.attempts.status();
         let refused = |refusal| FetchRefused { refusal, service, status, after: began.elapsed() };
@@ -277,7 +278,7 @@ impl Fetch<'_> {
             x.finish(&reply_of(&result, self.reason.status(is_stored(&result))), Instant::now());
         }
         if let Some(good) = good
-            && !is_storable(&result)
+            && !is_answer(&result)
             && !self.was_limited(&result)
         {
             good.fetch_failed(Instant::now());
@@ -300,12 +301,12 @@ impl Fetch<'_> {
         result.as_ref().is_err_and(|refused| refused.refusal.is_of_limit()) && self.attempts.sent() == Sent::No
     }
 
-    /// Stores a response, if it may be, in place of `good`.
+    /// A response as it is shared, and stored if it may be, in place of `good`.
     fn store(
         &self,
         answer: ClassifiedAnswer,
         leader: &Leader<SharedFetch>,
-        good: Option<&CacheEntry>,
+        good: Option<&Arc<CacheEntry>>,
     ) -> Result<Fetched, Refusal> {
         let call = self.call;
         let (reading, took) = (answer.reading, answer.response.took);
@@ -314,7 +315,8 @@ impl Fetch<'_> {
         let max_length = call.snapshot.limits.answer_buffer;
         let (length, is_unreadable) = (body.len(), rules::is_coded(&reply.headers) || rules::is_marked(&body));
         let candidate = Candidate { reading, status: reply.status, length, max_length, is_unreadable };
-        let policy = call.operation.cache.as_ref().filter(|_| good.is_none() || !candidate.is_error());
+        let is_answer = candidate.is_answer(good.is_some());
+        let policy = call.operation.cache.as_ref().filter(|_| is_answer);
         let storable = policy.is_some_and(|policy| rules::may_store(policy, &candidate));
         let entry = NewEntry {
             status: reply.status,
@@ -332,22 +334,45 @@ impl Fetch<'_> {
             }
             false => CacheEntry::shared(entry),
         });
-        let is_newer = |good: &CacheEntry| !good.is_newer_than(&entry, Instant::now());
-        let replaces = || good.is_none_or(|good| is_newer(good) && self.replaces(good, &entry, leader));
-        let keep = || call.snapshot.cache.keep(leader.key().clone(), entry.clone(), leader.generation());
-        let stored = storable && replaces() && keep();
-        Ok(Fetched { entry, storable, stored, code: reply.code, retry_after: reply.retry_after })
+        let stored = is_answer && self.keep(&entry, storable, good, leader);
+        Ok(Fetched { entry, is_answer, stored, code: reply.code, retry_after: reply.retry_after })
     }
 
-    /// Whether a response that may be stored takes the place of a good one. Counts whether that has changed.
-    fn replaces(&self, good: &CacheEntry, new: &CacheEntry, leader: &Leader<SharedFetch>) -> bool {
-        let now = Instant::now();
-        if !good.is_reported_missing() {
-            let comparison = ResponseComparison { changed: good.body() != new.body(), age: good.age(now) };
-            self.call.snapshot.recorder.compared(self.call.operation.index, comparison);
+    /// Puts an answer in place of a good response that is older, if it may be stored. "Data not found" takes that away
+    /// even if not; but if nobody asked, not when it is said for the first time. Returns whether the answer is stored.
+    fn keep(
+        &self,
+        new: &Arc<CacheEntry>,
+        storable: bool,
+        good: Option<&Arc<CacheEntry>>,
+        leader: &Leader<SharedFetch>,
+    ) -> bool {
+        let (cache, now) = (&self.call.snapshot.cache, Instant::now());
+        let keep = || storable && cache.keep(leader.key().clone(), new.clone(), leader.generation());
+        let Some(good) = good else { return keep() };
+        let is_missing = new.outcome() == Outcome::NotFound;
+        let is_asked = || self.call.service.is_some() || leader.is_awaited();
+        let may_replace = || !is_missing || is_asked() || good.report_missing(now);
+        if good.is_newer_than(new, now) || !may_replace() {
+            return false;
         }
-        let is_asked = self.call.service.is_some() || leader.is_awaited();
-        new.outcome() != Outcome::NotFound || is_asked || good.report_missing(now)
+        let stored = keep();
+        if stored || is_missing {
+            self.compare(good, new, now);
+        }
+        if !stored && is_missing {
+            cache.give_up(leader.key(), good, leader.generation());
+        } else if !stored {
+            good.could_not_be_replaced(now);
+        }
+        stored
+    }
+
+    /// Counts whether a response that takes the place of a good one says something else.
+    fn compare(&self, good: &CacheEntry, new: &CacheEntry, now: Instant) {
+        let changed = good.body() != new.body();
+        let comparison = ResponseComparison { changed, age: good.age(now) };
+        self.call.snapshot.recorder.compared(self.call.operation.index, comparison);
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Call, Exchange, fetch,
-    fill::{Fallback, Fill, FillReason, is_storable, reply_of, stale_reply},
+    fill::{Fallback, Fill, FillReason, is_answer, reply_of, stale_reply},
 };
 use crate::{
     admission::Claim,
@@ -178,7 +178,7 @@ impl Search<'_> {
         match (result, &self.fallback) {
             (Some(None), _) => Ok(None),
             (Some(Some(result)), _) if is_only_leaders(&result, self.call, began.elapsed()) => Ok(None),
-            (Some(Some(result)), Some(fallback)) if !is_storable(&result) => Ok(Some(fallback.reply(Some(&result)))),
+            (Some(Some(result)), Some(fallback)) if !is_answer(&result) => Ok(Some(fallback.reply(Some(&result)))),
             (Some(Some(result)), _) => reply_of(&result, self.joined()).map(Some),
             (None, Some(fallback)) => {
                 if may_be_sent() {

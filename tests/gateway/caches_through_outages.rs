@@ -73,9 +73,20 @@ fn failures() -> Vec<(Act, Option<u16>)> {
         (Act::Cut { after: 10, reset: false }, None),
         (Act::Reset, None),
         (Act::Long { bytes: 100_000 }, None),
-        (Act::answer(200, "\u{feff}{\"success\":true,\"message\":\"\",\"data\":[]}"), Some(200)),
-        (coded("gzip"), Some(200)),
-        (coded("identity, x-unknown"), Some(200)),
+    ]
+}
+
+/// Answers that may not be stored. All have `other` in their data.
+fn unstorable() -> Vec<Act> {
+    let long = |length| format!(r#"{{"success":true,"message":"","data":["other","{}"]}}"#, "x".repeat(length));
+    vec![
+        coded("gzip"),
+        coded("identity, x-unknown"),
+        Act::answer(200, "\u{feff}{\"success\":true,\"message\":\"\",\"data\":[\"other\"]}"),
+        Act::answer(201, &long(1)),
+        // Above an eighth of the cache, and above `answer_buffer`.
+        Act::answer(200, &long(20_000)),
+        Act::answer(200, &long(40_000)),
     ]
 }
 
@@ -127,6 +138,72 @@ fn every_way_of_failing_leaves_the_stored_responses() {
     let response = gateway.send(city(last));
     assert_stale(&response, &stored[last], "refused");
     assert_eq!((cache_status(&response), response.sent()), ("fwd=stale", "no"));
+}
+
+/// What is stored is for failures: it hides no answer of a Fastrac in good health.
+#[test]
+fn an_answer_that_may_not_be_stored_is_given_rather_than_a_stale_response() {
+    let more: &'static str = format!("[cache]\nmemory = \"128KiB\"\n{SOON}").leak();
+    let gateway =
+        Setup { more, limits: "answer_buffer = \"32KiB\"", account: "retries = 0", ..Setup::default() }.start();
+    let stored = warm(&gateway, unstorable().len());
+    for (number, act) in unstorable().into_iter().enumerate() {
+        let case: String = format!("{act:?}").chars().take(200).collect();
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on("v2.city", act));
+        // Nor is it given because this could not replace it.
+        for _ in 0..2 {
+            let answer = gateway.send(city(number));
+            assert_eq!((answer.outcome(), cache_status(&answer)), ("ok", "fwd=stale"), "{case}");
+            assert!(answer.text().contains("other") && answer.header("age").is_none(), "{case}");
+        }
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on("v2.city", Act::Html(500)));
+        assert_stale(&gateway.send(city(number)), &stored[number], &case);
+    }
+    assert_eq!(gateway.metric("cache_comparisons_total", &[]), 0.0, "nothing was replaced");
+}
+
+/// `not_found = "0ms"` means that it is never stored, not that it is never told.
+#[test]
+fn a_not_found_that_is_not_stored_takes_a_good_response_away() {
+    let more: &'static str = SOON.replace("refresh_ahead", "not_found = \"0ms\", refresh_ahead").leak();
+    let gateway = Setup { more, account: "retries = 0", ..Setup::default() }.start();
+    let stored = warm(&gateway, 1);
+    let missing = |status| Act::answer(status, r#"{"success":false,"message":"Data not found"}"#);
+    gateway.sandbox.fault(Fault::on("v2.city", missing(503)));
+    assert_stale(&gateway.send(city(0)), &stored[0], "an error of Fastrac's own");
+    gateway.sandbox.clear_faults();
+    gateway.sandbox.fault(Fault::on("v2.city", missing(404)).wait(Duration::from_secs(1)));
+    until("it is asked again", || gateway.send(city(0)).outcome() != "stale");
+    for _ in 0..2 {
+        let gone = gateway.send(city(0));
+        assert_eq!((gone.status, gone.outcome(), cache_status(&gone)), (404, "not_found", "fwd=uri-miss"));
+    }
+    assert_eq!(gateway.metric("cache_comparisons_total", &[("result", "changed")]), 1.0);
+    gateway.sandbox.clear_faults();
+    let back = gateway.send(city(0));
+    assert_eq!((&back.body, cache_status(&back)), (&stored[0].body, "fwd=uri-miss; stored"));
+}
+
+/// Also those that join the fetch.
+#[test]
+fn all_that_wait_get_an_answer_that_may_not_be_stored() {
+    let more: &'static str = SOON.replace("refresh_ahead", "not_found = \"0ms\", refresh_ahead").leak();
+    let gateway = Setup { more, account: "retries = 0", ..Setup::default() }.start();
+    warm(&gateway, 2);
+    let missing = Act::answer(404, r#"{"success":false,"message":"Data not found"}"#);
+    for (number, act, status) in [(0, coded("gzip"), 200), (1, missing, 404)] {
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(Fault::on("v2.city", act).wait(Duration::from_secs(1)));
+        let before = gateway.received().len();
+        let mut callers: Vec<_> = (0..5).map(|_| gateway.connect()).collect();
+        callers.iter_mut().for_each(|caller| caller.write(&city(number).bytes()));
+        let answers: Vec<_> = callers.iter_mut().map(|it| it.read_response("GET").expect("a response")).collect();
+        assert!(answers.iter().all(|answer| answer.status == status), "{answers:?}");
+        assert!(answers.iter().all(|answer| cache_status(answer).starts_with("fwd=stale")), "{answers:?}");
+        assert_eq!(gateway.received().len(), before + 1);
+    }
 }
 
 #[test]

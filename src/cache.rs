@@ -7,6 +7,7 @@
 //! know Fastrac, callers or requests. Never fails: what is not stored is fetched again.
 
 mod canonical;
+mod comparison;
 pub mod directives;
 pub mod entry;
 pub mod flight;
@@ -39,6 +40,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{config::CachePolicy, memory::MemoryShare, outcome::Outcome};
+pub(crate) use comparison::same_data;
 pub(crate) use directives::Acceptance;
 pub use directives::RequestDirectives;
 pub(crate) use entry::STALE_WAIT;

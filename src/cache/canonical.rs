@@ -1,4 +1,4 @@
-//! The canonical form of a JSON body, for the cache key. Pure.
+//! The canonical form of a JSON text, for the cache key and for comparisons. Pure.
 //!
 //! What always holds: two bodies have the same form exactly if they are the same JSON value, where strings are compared by
 //! their value, numbers by their text, and members without their order. The form is JSON itself and not longer than the
@@ -15,13 +15,26 @@ pub(super) const MAX_DEPTH: u32 = 64;
 /// Maximum size of a body in bytes. The body is a part of the key, which is kept with the entry.
 pub(super) const MAX_BODY: usize = 16 << 10;
 
+/// Maximum size of a text that is compared by its value, in bytes. It takes some milliseconds.
+const MAX_COMPARED: usize = 256 << 10;
+
 /// Appends the canonical form of a body. `None`: it has none, and what was appended is to be discarded.
 pub(super) fn append(out: &mut Vec<u8>, body: &[u8]) -> Option<()> {
-    if body.len() > MAX_BODY {
-        return None;
-    }
+    if body.len() > MAX_BODY { None } else { write(out, body) }
+}
+
+/// Whether two texts are the same JSON value, as far as they have canonical forms.
+pub(super) fn same_value(a: &[u8], b: &[u8]) -> bool {
+    let form = |text: &[u8]| {
+        let mut out = Vec::with_capacity(text.len());
+        write(&mut out, text).map(|()| out)
+    };
+    a == b || (a.len().max(b.len()) <= MAX_COMPARED && form(a).is_some_and(|a| form(b) == Some(a)))
+}
+
+fn write(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
     // All tokens but strings are ASCII, so that a string can be copied byte by byte.
-    let text = std::str::from_utf8(body).ok()?;
+    let text = std::str::from_utf8(text).ok()?;
     let mut canonical = Canonical { text: text.as_bytes(), at: 0, out, sorted: Vec::new() };
     canonical.value(MAX_DEPTH)?;
     canonical.skip_white_space();

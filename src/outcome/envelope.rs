@@ -68,6 +68,17 @@ pub fn classify_beginning(status: StatusCode, beginning: &[u8], messages: &Messa
     decide(status, &envelope, messages)
 }
 
+/// The text of an envelope's `data`. `None`: the body is no object, or has not exactly one.
+pub fn data(body: &[u8]) -> Option<&[u8]> {
+    let mut data = Member::Absent;
+    let read = scan::members(without_mark(body), |name, value| {
+        if name == b"data" {
+            data.add(Some(value.bytes()));
+        }
+    });
+    read.ok().and(data.value())
+}
+
 /// A body without the byte order mark that some servers put before it.
 fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body)

@@ -34,6 +34,10 @@ impl<'a> RawValue<'a> {
         }
     }
 
+    pub(super) fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+
     /// Borrowed if it has no escape sequence.
     pub(super) fn text(self) -> Option<Cow<'a, str>> {
         let inner = self.0.strip_prefix(b"\"")?.strip_suffix(b"\"")?;

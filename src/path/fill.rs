@@ -22,6 +22,7 @@ use crate::{
     cache::{
         CacheEntry, DueRefresh, Flight, JoinRequest, Key, Leader, Lookup, NewEntry, ReceivedAt, STALE_WAIT,
         rules::{self, Candidate},
+        same_data,
     },
     config::Priority,
     deadline::{Deadline, timed},
@@ -370,7 +371,7 @@ impl Fetch<'_> {
 
     /// Counts whether a response that takes the place of a good one says something else.
     fn compare(&self, good: &CacheEntry, new: &CacheEntry, now: Instant) {
-        let changed = good.body() != new.body();
+        let changed = good.outcome() != new.outcome() || !same_data(&good.body(), &new.body());
         let comparison = ResponseComparison { changed, age: good.age(now) };
         self.call.snapshot.recorder.compared(self.call.operation.index, comparison);
     }

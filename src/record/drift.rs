@@ -1,7 +1,7 @@
 //! How often stored responses had changed when they were fetched again, by operation, since the start.
 //!
-//! What always holds: each refresh that brought a response is compared once; the counts survive reloads. A lifetime is
-//! suggested from the times over which responses were observed, as if changes came at random. Never fails.
+//! What always holds: each response that takes the place of a stored one is compared once; the counts survive reloads. A
+//! lifetime is suggested from the times over which responses were observed, as if changes came at random. Never fails.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,7 +17,7 @@ pub(super) struct DriftCounts(Mutex<BTreeMap<String, DriftTally>>);
 /// A stored response, compared with the one that replaced it.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseComparison {
-    /// Whether their bodies differ.
+    /// Whether their data differ.
     pub changed: bool,
     /// Time between them.
     pub age: Duration,

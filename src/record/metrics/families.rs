@@ -87,7 +87,7 @@ impl Families {
             upstream_connections: make.int_gauge("upstream_connections", "Open connections to Fastrac.", &[account, "state"])?,
             cache_requests: make.counter("cache_requests_total", "Requests of cached operations, by what the cache did.", &[operation, "result"])?,
             upstream_calls_saved: make.counter("upstream_calls_saved_total", "Requests answered without a call to Fastrac of their own.", &[operation])?,
-            cache_comparisons: make.counter("cache_comparisons_total", "Stored responses that were fetched again and compared; changed: with another body.", &[operation, "result"])?,
+            cache_comparisons: make.counter("cache_comparisons_total", "Stored responses that were fetched again and compared; changed: with other data.", &[operation, "result"])?,
             key_events: make.counter("key_events_total", "Events in the life of key pairs.", &[account, "event"])?,
             breaker_transitions: make.counter("breaker_transitions_total", "Changes of a circuit breaker's state, by the new state.", &[account, "class", "state"])?,
             retries: make.counter("retries_total", "Requests that were sent again, by the reason.", &[account, "class", "reason"])?,

@@ -179,6 +179,11 @@ impl Attempts {
         self.0.change(|state| state.times.between += time);
     }
 
+    /// All time that was spent waiting.
+    pub(crate) fn waited(&self) -> Duration {
+        self.0.state.lock().times.total()
+    }
+
     /// Takes the attempts for a line of the exchange log: those that no line has yet, so that each is in exactly one.
     pub(crate) fn take_for_line(&self) -> LoggedAttempts {
         let mut state = self.0.state.lock();

@@ -255,19 +255,44 @@ impl CallerTimeout {
     }
 }
 
-/// The output of a future and how long it was pending: zero, without reading the clock, if it was ready at once. The
-/// future is pinned by the caller (`pin!`, `Box::pin`): an async function that owned it would have room for it twice.
-pub(crate) async fn timed<F: Future + Unpin>(mut future: F) -> (F::Output, Duration) {
-    let mut since = None;
-    let output = poll_fn(|cx| {
+/// The output of a future. `add` is told how long it was pending, also if it is dropped meanwhile; it is not called, and
+/// the clock not read, if the future was ready at once. The future is pinned by the caller (`pin!`, `Box::pin`): an async
+/// function that owned it would have room for it twice.
+pub(crate) async fn timed<F: Future + Unpin>(mut future: F, add: impl FnOnce(Duration)) -> F::Output {
+    let mut wait = Wait { since: None, add: Some(add) };
+    poll_fn(|cx| {
         let polled = Pin::new(&mut future).poll(cx);
         if polled.is_pending() {
-            since.get_or_insert_with(Instant::now);
+            wait.since.get_or_insert_with(Instant::now);
         }
         polled
     })
-    .await;
-    (output, since.map_or(Duration::ZERO, |since| since.elapsed()))
+    .await
+}
+
+/// A wait in progress: how long it took is told when it is dropped.
+pub(crate) struct Wait<A: FnOnce(Duration)> {
+    since: Option<Instant>,
+    add: Option<A>,
+}
+
+impl<A: FnOnce(Duration)> Wait<A> {
+    pub(crate) fn since(began: Instant, add: A) -> Self {
+        Wait { since: Some(began), add: Some(add) }
+    }
+
+    /// It is counted elsewhere.
+    pub(crate) fn forget(mut self) {
+        self.add = None;
+    }
+}
+
+impl<A: FnOnce(Duration)> Drop for Wait<A> {
+    fn drop(&mut self) {
+        if let (Some(since), Some(add)) = (self.since, self.add.take()) {
+            add(since.elapsed());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -352,9 +377,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_time_spent_pending_counts() {
-        assert_eq!(timed(pin!(async { 1 })).await, (1, Duration::ZERO));
-        let nap = Duration::from_millis(20);
-        assert_eq!(timed(pin!(tokio::time::sleep(nap))).await, ((), nap));
+        let (nap, mut took) = (Duration::from_millis(20), Duration::ZERO);
+        assert_eq!(timed(pin!(async { 1 }), |_| panic!("it was ready at once")).await, 1);
+        timed(pin!(tokio::time::sleep(nap)), |time| took += time).await;
+        assert_eq!(took, nap);
+        // Whoever waits may leave.
+        let sleep = Box::pin(tokio::time::sleep(nap));
+        let left = tokio::time::timeout(nap / 2, timed(sleep, |time| took += time)).await.is_err();
+        assert_eq!((left, took), (true, nap * 3 / 2));
     }
 
     #[tokio::test(start_paused = true)]

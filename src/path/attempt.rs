@@ -93,8 +93,7 @@ impl PreparedAttempt {
         attempts: &Attempts,
     ) -> Result<Self, Refusal> {
         let AdmittedAttempt { claim, pair } = admitted;
-        let (spent, time) = timed(pin!(spend(call, &claim, attempts))).await; // 9
-        attempts.waited_for_budget(time);
+        let spent = timed(pin!(spend(call, &claim, attempts)), |time| attempts.waited_for_budget(time)).await; // 9
         let spent = spent.map_err(|not_spent| call.not_spent(not_spent))?.with_claim(claim);
         if call.moves_money() {
             call.allowance().check_response()?;
@@ -118,7 +117,8 @@ impl PreparedAttempt {
     /// Steps 12 and 13.
     pub(super) async fn send(self, call: &UpstreamCall, attempts: &Attempts) -> AttemptResult {
         let PreparedAttempt { keyed, lease, permit, mut spent } = self;
-        let mut timer = AttemptTimer::start(&call.snapshot.recorder, call.account.index, call.operation.index);
+        let mut timer =
+            AttemptTimer::start(&call.snapshot.recorder, attempts, call.account.index, call.operation.index);
         let began = timer.began();
         let bounds = bounds(call, attempts, began);
         attempts.begin(lease.version_text());

@@ -109,9 +109,10 @@ impl Exchange {
         let Some(record) = &mut self.record else { return Ok(()) };
         let limit = self.snapshot.limits.request;
         let deadline = caller.upload(operation.map_or(limit, |operation| operation.timeout.min(limit)));
-        let (reserved, time) = timed(pin!(record.reserve(deadline.instant().into_std()))).await;
-        self.waited_for_log = time;
-        record.paused += time;
+        let mut waited = Duration::ZERO;
+        let reserved = timed(pin!(record.reserve(deadline.instant().into_std())), |time| waited = time).await;
+        self.waited_for_log = waited;
+        record.paused += waited;
         reserved.map_err(|_| Refusal::log_full())
     }
 
@@ -140,15 +141,14 @@ impl Exchange {
         &mut self,
         body: impl Future<Output = Result<Bytes, BodyError>> + Unpin,
     ) -> Result<Bytes, Refusal> {
-        let (body, time) = timed(body).await;
+        let record = &mut self.record;
+        let body = timed(body, |time| record.iter_mut().for_each(|record| record.caller += time)).await;
         self.body_pending &= body.is_err();
-        if let Some(record) = &mut self.record {
-            record.caller += time;
-            if let Ok(body) = &body
-                && self.snapshot.recorder.wants_bodies()
-            {
-                record.request_body = CapturedBody::whole(body.clone());
-            }
+        if let Some(record) = &mut self.record
+            && let Ok(body) = &body
+            && self.snapshot.recorder.wants_bodies()
+        {
+            record.request_body = CapturedBody::whole(body.clone());
         }
         Ok(body?)
     }

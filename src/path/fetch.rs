@@ -141,8 +141,7 @@ impl SecondAttempt {
 
     /// Waits, and then signs with the account's current pair.
     async fn begin(self, claim: Claim, first: Result<Box<ClassifiedAnswer>, Refusal>, attempts: &Attempts) -> NextStep {
-        let ((), time) = timed(pin!(retry::wait(self.pause))).await;
-        attempts.waited_between(time);
+        timed(pin!(retry::wait(self.pause)), |time| attempts.waited_between(time)).await;
         NextStep::Retry(Retry { reason: self.reason, pair: None, claim, first: Some(Box::new(first)) })
     }
 }
@@ -190,8 +189,8 @@ async fn next_step(
         result.iter_mut().for_each(|answer| answer.free_place());
         let remedy = call.account.keys.refused(refused(call, answered));
         // On the heap: few requests need this timer.
-        let (remedy, time) = timed(Box::pin(call.deadlines.complete_by().bound(remedy))).await;
-        attempts.waited_between(time);
+        let remedy = Box::pin(call.deadlines.complete_by().bound(remedy));
+        let remedy = timed(remedy, |time| attempts.waited_between(time)).await;
         match remedy {
             Some(Remedy::Resend(lease)) => {
                 attempts.refused_unexecuted();

@@ -173,8 +173,8 @@ impl Search<'_> {
     ) -> Result<Option<Reply>, Refusal> {
         let until = self.fallback.as_ref().map_or(self.call.deadline(), |fallback| fallback.until);
         let may_be_sent = follower.sent_probe();
-        let (result, time) = timed(pin!(until.bound(follower.result()))).await;
-        x.attempts().waited_for_upstream(time);
+        let result = pin!(until.bound(follower.result()));
+        let result = timed(result, |time| x.attempts().waited_for_upstream(time)).await;
         match (result, &self.fallback) {
             (Some(None), _) => Ok(None),
             (Some(Some(result)), _) if is_only_leaders(&result, self.call, began.elapsed()) => Ok(None),

@@ -66,14 +66,14 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
                 return Ok(ControlFlow::Break(Reply { receipt, ..Reply::of_first(&answer) }));
             }
             Recall::Occupied(order) => {
-                let (freed, time) = timed(Box::pin(call.deadline().bound(order.freed()))).await;
-                x.attempts().waited_for_upstream(time);
+                let freed = Box::pin(call.deadline().bound(order.freed()));
+                let freed = timed(freed, |time| x.attempts().waited_for_upstream(time)).await;
                 freed.ok_or_else(|| order.refusal())??;
             }
             Recall::UnderWay(order) => {
                 let late = OrderRefusal::StillUnderWay { first: order.first().to_owned() };
-                let (ended, time) = timed(Box::pin(call.deadline().bound(order.ended()))).await;
-                x.attempts().waited_for_upstream(time);
+                let ended = Box::pin(call.deadline().bound(order.ended()));
+                let ended = timed(ended, |time| x.attempts().waited_for_upstream(time)).await;
                 wait.waited_as(ended.ok_or(late)?);
             }
         }

@@ -8,11 +8,13 @@ use std::{
 use tokio::time::Instant;
 
 use super::{handles::CountedAttempt, recorder::Recorder};
+use crate::attempts::Attempts;
 
 /// An attempt in progress. It is counted when this is dropped, also if the caller leaves after it was sent: Fastrac counts
-/// it too.
+/// it too. The time until then counts as waited for Fastrac.
 pub struct AttemptTimer<'a> {
     recorder: &'a Recorder,
+    attempts: &'a Attempts,
     account: usize,
     operation: usize,
     began: Instant,
@@ -23,9 +25,10 @@ pub struct AttemptTimer<'a> {
 
 impl<'a> AttemptTimer<'a> {
     /// Starts the clock; account and operation by their indices.
-    pub fn start(recorder: &'a Recorder, account: usize, operation: usize) -> Self {
+    pub fn start(recorder: &'a Recorder, attempts: &'a Attempts, account: usize, operation: usize) -> Self {
         AttemptTimer {
             recorder,
+            attempts,
             account,
             operation,
             began: Instant::now(),
@@ -54,6 +57,11 @@ impl<'a> AttemptTimer<'a> {
 
 impl Drop for AttemptTimer<'_> {
     fn drop(&mut self) {
+        let took = self.took.unwrap_or_else(|| {
+            let left = self.began.elapsed();
+            self.attempts.waited_for_upstream(left);
+            left
+        });
         if self.took.is_none() && !self.sent.load(Relaxed) {
             // The caller left while a connection was being opened.
             return;
@@ -62,7 +70,7 @@ impl Drop for AttemptTimer<'_> {
             account: self.account,
             operation: Some(self.operation),
             status: self.status,
-            took: self.took.unwrap_or_else(|| self.began.elapsed()),
+            took,
         });
     }
 }

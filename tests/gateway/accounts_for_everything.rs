@@ -193,6 +193,38 @@ fn an_attempt_that_its_caller_abandons_is_counted() {
     assert_eq!(gateway.metric("upstream_requests_total", &failed), 1.0);
 }
 
+#[test]
+fn the_wait_that_a_caller_leaves_is_not_the_gateways_own_time() {
+    let budget = "per_second = 1, burst = 2, max_wait = \"30s\"";
+    let gateway = Setup { budget, ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::everywhere(Act::Pass).wait(Duration::from_secs(5)));
+    let requests = [
+        ("caller-read", request("GET", "/order/track").json("{}")),
+        ("caller-lookup", get("/region/province")),
+        ("caller-follows", get("/region/province")),
+        ("caller-queues", request("GET", "/order/track").json("{}")),
+    ];
+    let leave = |(name, request): (&'static str, Request)| {
+        let mut connection = gateway.connect();
+        connection.write(&request.by("shop").header("x-request-id", name).bytes());
+        until("it waits", || gateway.metric("in_flight_requests", &[("service", "shop")]) >= 1.0);
+        (name, connection)
+    };
+    let waiting = requests.map(leave);
+    std::thread::sleep(Duration::from_millis(700));
+    for (name, connection) in waiting {
+        drop(connection);
+        let line = gateway.line(name);
+        assert_eq!(line["outcome"], "client_gone", "{line}");
+        let [took, upstream, waited] =
+            ["duration_ms", "upstream_ms", "waited_ms"].map(|field| line[field].as_f64().expect("milliseconds"));
+        assert!(upstream + waited > took / 2.0, "{line}");
+    }
+    let own = gateway.metric("overhead_duration_seconds_sum", &[("outcome", "client_gone")]);
+    let whole = gateway.metric("request_duration_seconds_sum", &[("outcome", "client_gone")]);
+    assert!(own < whole / 2.0, "{own} s of {whole} s");
+}
+
 /// Each is in exactly one line, also if the caller that has begun the fetch leaves before, or in between.
 #[test]
 fn attempts_after_the_caller_has_left_are_logged() {

@@ -201,6 +201,7 @@ impl Gateway {
         let (compiled, keys) = compile(&config, Some(previous), self.compile_context())?;
         let has_snapshot = config.cache.snapshot || in_force.config.cache.snapshot;
         let forgotten = has_snapshot.then(|| forget_on_disk(&self.live.snapshot_file, &snapshot, &compiled));
+        moved_accounts(&snapshot, &compiled).for_each(|account| account.note_moved());
         self.current.store(Arc::new(compiled));
         forgotten.iter().for_each(|forgotten| forgotten.keep_out_of(&snapshot.cache));
         forget_unused(&self.current.load());
@@ -255,6 +256,13 @@ impl Gateway {
     pub fn account_was_ready(&self, account: &Account) -> bool {
         self.ready.account(account)
     }
+}
+
+/// The accounts, as they were before, that have other addresses now.
+fn moved_accounts(before: &Snapshot, now: &Snapshot) -> impl Iterator<Item = Arc<Account>> {
+    let is_elsewhere = |old: &Account, new: &Account| new.name == old.name && new.addresses() != old.addresses();
+    let moved = move |old: &&Arc<Account>| now.accounts.iter().any(|new| is_elsewhere(old, new));
+    before.accounts.iter().filter(moved).cloned()
 }
 
 /// Sends the rotation tasks their settings, and waits until they are in force, but not longer than `within` in all.

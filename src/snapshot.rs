@@ -4,8 +4,9 @@
 //! holds: quotas, budgets, keys, cache, refreshes, breakers, retry budgets and the in-flight count are live and shared, so that a new snapshot
 //! refers to the same ones and nothing is counted anew. Must not know requests. No logic, so it never fails.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -16,12 +17,12 @@ use crate::{
     catalog::{Catalog, Operation},
     config::{Api, Class, LimitsConfig, MessagesConfig},
     fetched::SharedFetch,
-    keys::{Keys, Vault},
+    keys::{Keys, Lease, NoKey, Vault},
     memory::{Memory, MemoryShares},
     orders::Orders,
     record::Recorder,
     spending::Spenders,
-    upstream::{Breakers, Pool, RetryBudget, inject::Route},
+    upstream::{Breakers, Pool, RetryBudget, breaker::Breaker, inject::Route},
 };
 
 /// One compiled configuration and the live state that belongs to it.
@@ -73,6 +74,8 @@ pub struct Account {
     pub verify: String,
     /// An order refused with 401 is sent again with a newer pair.
     pub resend_orders: bool,
+    /// When a reload gave the account other addresses than these.
+    pub(crate) moved: OnceLock<Instant>,
 }
 
 impl Account {
@@ -105,6 +108,20 @@ impl Account {
     /// Whether an operation is called at this address.
     pub(crate) fn is_at(&self, address: &str) -> bool {
         self.addresses().contains(&address)
+    }
+
+    /// The account has other addresses from here on. Failures at these say nothing about those.
+    pub(crate) fn note_moved(&self) {
+        self.moved.get_or_init(Instant::now);
+        self.breakers.each().for_each(Breaker::restart);
+    }
+
+    /// Whether the pair may be sent to these addresses: not if it was read for those that the account has now.
+    ///
+    /// # Errors
+    /// [`NoKey::Moved`].
+    pub(crate) fn check_pair(&self, pair: &Lease) -> Result<(), NoKey> {
+        self.moved.get().is_none_or(|moved| pair.was_read_before(*moved)).then_some(()).ok_or(NoKey::Moved)
     }
 
     /// The route for operations of an API version.

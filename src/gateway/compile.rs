@@ -3,7 +3,10 @@
 //! Live state is found by name and kept; it gets its new settings only when nothing can fail any more. Fails with
 //! [`StartError`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use http::HeaderValue;
 
@@ -269,6 +272,7 @@ impl AccountBuilder<'_> {
             messages: settings.messages.clone(),
             verify: settings.verify.clone(),
             resend_orders: settings.rotation.resend_orders,
+            moved: OnceLock::new(),
         };
         Ok((Arc::new(account), change))
     }

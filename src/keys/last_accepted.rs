@@ -22,6 +22,11 @@ impl LastAccepted {
         Self { loaded, after: AtomicU64::new(0) }
     }
 
+    /// When the pair was read.
+    pub(super) fn loaded(&self) -> Instant {
+        self.loaded
+    }
+
     /// Notes that a request sent at `sent` was accepted.
     pub(super) fn note(&self, sent: Instant) {
         let after = sent.saturating_duration_since(self.loaded).as_micros();

@@ -32,6 +32,9 @@ pub enum NoKey {
     /// The source could not be read for longer than `rotation.max_age`.
     #[error("the key pair is older than rotation.max_age allows")]
     TooOld,
+    /// The request began before a reload changed the account's address, for which the pair was read.
+    #[error("the account has another address now, and the key pair was read for that one; nothing was sent")]
+    Moved,
 }
 
 /// The response contains a live secret of the account.
@@ -64,6 +67,11 @@ impl Lease {
     /// Whether the pair was revoked since: then nothing more may be signed with it.
     pub fn is_revoked(&self) -> bool {
         self.pair.is_revoked()
+    }
+
+    /// Whether the pair was read before `instant`.
+    pub(crate) fn was_read_before(&self, instant: Instant) -> bool {
+        self.pair.was_read_before(instant)
     }
 
     /// To be called when Fastrac accepted a request that was signed with the pair and sent at `sent`. No lock.

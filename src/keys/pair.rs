@@ -194,6 +194,10 @@ impl LoadedPair {
         self.accepted.get()
     }
 
+    pub(super) fn was_read_before(&self, instant: Instant) -> bool {
+        self.accepted.loaded() < instant
+    }
+
     pub(super) fn is_revoked(&self) -> bool {
         self.shared.revoked.contains(self.version())
     }

@@ -103,6 +103,7 @@ impl PreparedAttempt {
             Some(pair) => pair,
             None => call.account.keys.lease_by(call.deadlines.next(attempts.sent())).await?,
         };
+        call.account.check_pair(&lease)?;
         let permit = call.breaker().admit(call.is_conclusive())?;
         let route = call.account.route(call.operation.api);
         let rewritten = rewrite::request(&call.request, &call.operation, &route.endpoint); // 11

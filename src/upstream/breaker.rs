@@ -197,6 +197,20 @@ impl Breaker {
         Ok(BreakerPermit { shared: self.shared.clone(), epoch })
     }
 
+    /// Closes it, and forgets what was counted: the account has another address. Reports of calls to the one before count for
+    /// nothing.
+    pub(crate) fn restart(&self) {
+        let mut locked = self.shared.locked.lock();
+        let was_closed = locked.circuit == Circuit::Closed;
+        (locked.circuit, locked.window) = (Circuit::Closed, Window::new(Instant::now()));
+        if was_closed {
+            self.shared.epoch.fetch_add(2, Ordering::Release);
+        } else {
+            self.shared.entered(State::Closed);
+        }
+        self.shared.failures_in_a_row.store(0, Ordering::Relaxed);
+    }
+
     /// Failures since the last success, for health; 0 while Fastrac is healthy.
     pub fn failures_in_a_row(&self) -> u32 {
         self.shared.failures_in_a_row.load(Ordering::Relaxed)

@@ -239,3 +239,23 @@ async fn changes_of_state_are_counted_once() {
         assert_eq!(counts(), [round, round, round]);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_address_is_not_judged_by_the_one_before() {
+    let breaker = breaker(2, 0.5, 1);
+    let late = [breaker.admit(true).unwrap(), breaker.admit(true).unwrap(), breaker.admit(true).unwrap()];
+    feed(&breaker, 0, 2);
+    assert_eq!(breaker.state(), State::Open);
+    breaker.restart();
+    assert_eq!((breaker.state(), breaker.transitions(State::Closed)), (State::Closed, 1));
+    late.into_iter().for_each(BreakerPermit::failure);
+    feed(&breaker, 0, 1);
+    // Also when it was closed: neither those that were counted nor those under way count.
+    let late = breaker.admit(true).unwrap();
+    breaker.restart();
+    late.failure();
+    feed(&breaker, 0, 1);
+    assert_eq!((breaker.state(), breaker.transitions(State::Closed)), (State::Closed, 1));
+    feed(&breaker, 0, 1);
+    assert_eq!(breaker.state(), State::Open);
+}

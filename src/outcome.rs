@@ -15,7 +15,7 @@ use http::StatusCode;
 use strum::{IntoStaticStr, VariantArray};
 
 pub use code::Code;
-pub use envelope::{Classification, classify, classify_beginning, classify_strictly, data};
+pub use envelope::{Classification, classify, classify_beginning, classify_head, classify_strictly, data};
 pub use retry::RetryReason;
 
 /// What became of a request (contract section 6).

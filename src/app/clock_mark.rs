@@ -33,7 +33,9 @@ pub(super) fn exists(dir: &Path) -> bool {
 }
 
 fn open(path: &Path) -> Option<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).ok()
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).ok()?;
+    // A FIFO would keep the start waiting.
+    file.metadata().is_ok_and(|found| found.is_file()).then_some(file)
 }
 
 /// The open file.

@@ -107,6 +107,8 @@ impl Signals {
     pub(super) fn install() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let received = runtime.block_on(async {
+            // Beyond a limit on the size of files, writing fails as on a full disk, instead of ending the process.
+            let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
             let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
             Ok::<_, io::Error>(Received { term, int, hangup: signal(SignalKind::hangup())? })
         })?;

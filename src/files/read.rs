@@ -114,6 +114,24 @@ pub(super) fn open_without_waiting(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(WITHOUT_WAITING).open(path)
 }
 
+/// Reads a file of the gateway's own.
+///
+/// # Errors
+/// The system's; [`io::ErrorKind::InvalidInput`] if it is no regular file: a FIFO would keep a start waiting.
+pub(crate) fn read_own(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = open_without_waiting(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no regular file", path.display())));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Reads a regular file, or a pipe such as `/dev/stdin`, of at most `max` bytes. A pipe that no process has opened for
 /// writing is an error, and so is one to which nothing is written for [`PIPE_SILENCE`].
 ///

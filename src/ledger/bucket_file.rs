@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     admission::{BucketMark, CounterId},
+    files::read::read_own,
     uptime::{MarkAge, STEP, TimeMark, millis},
 };
 
@@ -42,7 +43,7 @@ impl BucketFile {
     }
 
     pub(super) fn read(path: &Path) -> Option<Self> {
-        let bytes = fs::read(path).ok()?;
+        let bytes = read_own(path).ok()?;
         let at = bytes.iter().position(|byte| *byte == b'\n')?;
         let (sum, body) = (&bytes[..at], &bytes[at + 1..]);
         (sum == checksum(body).as_bytes()).then(|| serde_json::from_slice(body).ok()).flatten()

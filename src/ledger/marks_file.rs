@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::slot::{HEADER, SIZE, Slot};
+use crate::files::read::read_own;
 
 /// The file in `state.dir`.
 const FILE: &str = "day-marks";
@@ -86,7 +87,7 @@ pub struct MarksSummary {
 /// # Errors
 /// The system's.
 pub fn inspect(dir: &Path) -> io::Result<Option<MarksSummary>> {
-    let bytes = match fs::read(dir.join(FILE)) {
+    let bytes = match read_own(&dir.join(FILE)) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => Vec::new(),
@@ -123,14 +124,15 @@ impl MarksFile {
     /// Opens the file, creating it if it is missing.
     pub(super) fn open(dir: &Path) -> io::Result<(Self, LoadedMarks)> {
         let path = dir.join(FILE);
-        let was_folder = is_folder(&path);
-        if was_folder {
+        // A folder, say; a FIFO would keep the start waiting.
+        let was_irregular = fs::metadata(&path).is_ok_and(|found| !found.is_file());
+        if was_irregular {
             set_aside(dir)?;
         }
         let mut file = open(&path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        let is_new = bytes.is_empty() && !was_folder;
+        let is_new = bytes.is_empty() && !was_irregular;
         let loaded = load(&bytes);
         let loaded = match loaded {
             Some(loaded) => loaded,

@@ -21,7 +21,10 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::journal::{ORDERS, OrderPhase, OrderRow};
-use crate::store::{Store, StoreError, StoreTable, StoredRow, WriteBatch};
+use crate::{
+    files::read::read_own,
+    store::{Store, StoreError, StoreTable, StoredRow, WriteBatch},
+};
 
 /// The file in `state.dir`.
 const FILE: &str = "orders-withdrawn";
@@ -75,7 +78,7 @@ impl FormerlyWithdrawn {
     /// [`StoreError`] of the journal.
     pub(super) async fn read(dir: &Path, journal: &Store) -> Result<Self, StoreError> {
         let life = journal.get(&LIFE, LIFE_KEY).await?;
-        let file = fs::read(dir.join(FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let file = read_own(&dir.join(FILE)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Ok(FormerlyWithdrawn(file.filter(|file: &WithdrawnRows| Some(file.life) == life)))
     }
 

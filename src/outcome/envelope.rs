@@ -59,6 +59,12 @@ pub fn classify(status: StatusCode, body: &[u8], messages: &MessagesConfig) -> C
     decide(status, &envelope, messages)
 }
 
+/// Classifies a response to HEAD, which has no body to say more.
+pub fn classify_head(status: StatusCode, messages: &MessagesConfig) -> Classification {
+    let by_status = decide(status, &Envelope::default(), messages);
+    if status.is_success() { Classification { outcome: Outcome::Ok, ..by_status } } else { by_status }
+}
+
 /// Classifies a response by the beginning of its body.
 pub fn classify_beginning(status: StatusCode, beginning: &[u8], messages: &MessagesConfig) -> Classification {
     let mut envelope = Envelope::default();

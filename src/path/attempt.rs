@@ -7,7 +7,7 @@
 
 use std::{iter, pin::pin};
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use super::{UpstreamCall, spend::spend};
@@ -196,9 +196,11 @@ fn leaks(lease: &Lease, answer: &Answer) -> bool {
 
 fn bounds(call: &UpstreamCall, attempts: &Attempts, began: Instant) -> Bounds {
     let limits = &call.snapshot.limits;
+    let start_by = call.deadlines.next(attempts.sent());
     Bounds {
         began,
-        start_by: call.deadlines.next(attempts.sent()).instant(),
+        start_by: start_by.instant(),
+        callers_end: call.deadlines.is_callers(start_by),
         deadline: call.deadlines.complete_by().instant(),
         buffer: limits.answer_buffer,
         body: limits.answer_body,
@@ -210,6 +212,7 @@ fn bounds(call: &UpstreamCall, attempts: &Attempts, began: Instant) -> Bounds {
 fn read(call: &UpstreamCall, answer: &Answer) -> Classification {
     let messages = &call.account.messages;
     match &answer.body {
+        _ if call.request.method == Method::HEAD => outcome::classify_head(answer.status, messages),
         AnswerBody::Whole(body) if call.needs_whole_answer() => {
             outcome::classify_strictly(answer.status, body, messages)
         }

@@ -62,6 +62,7 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
         match recall? {
             Recall::New(ticket, caller) => return Ok(ControlFlow::Continue(Some((ticket, caller)))),
             Recall::Repeat(answer, caller) => {
+                x.snapshot.recorder.order_replayed(call.upstream.account.index);
                 let receipt = caller.map(|caller| Box::new(caller) as Box<dyn Receipt>);
                 return Ok(ControlFlow::Break(Reply { receipt, ..Reply::of_first(&answer) }));
             }

@@ -245,6 +245,11 @@ impl MetricHandles {
         with_cell(&self.retries, cell, resolve, IntCounter::inc);
     }
 
+    /// Rare, so it has no handle of its own.
+    pub(super) fn order_replayed(&self, account: usize) {
+        self.metrics.order_replayed(self.names.account(Some(account)));
+    }
+
     fn operations(&self) -> usize {
         self.names.operations.len() + 1
     }

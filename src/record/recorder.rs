@@ -135,6 +135,11 @@ impl Recorder {
         self.handles.retried(account, class, reason);
     }
 
+    /// Counts an order that got the stored response to the first one that it repeats.
+    pub fn order_replayed(&self, account: usize) {
+        self.handles.order_replayed(account);
+    }
+
     /// Whether bodies are logged, so that holding them is worthwhile.
     pub fn wants_bodies(&self) -> bool {
         self.masker.logs_bodies() && self.log.writes()

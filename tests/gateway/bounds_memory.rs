@@ -231,12 +231,12 @@ fn a_streamed_response_claims_what_is_buffered_of_it() {
 #[test]
 fn the_response_to_an_order_is_read_however_full_the_memory_is() {
     let gateway = gateway("memory = \"8MiB\"\nidle = \"60s\"");
-    let late = Fault { delay_ms: 2000, ..Fault::on("v2.order_express", Act::Long { bytes: 2_400_000 }) };
+    let late = Fault { delay_ms: 8000, ..Fault::on("v2.order_express", Act::Long { bytes: 2_400_000 }) };
     gateway.sandbox.fault(late);
     let order = post("/order/express", bodies::ORDER).by("bulk").header("idempotency-key", "a-b-c-1");
     let mut caller = gateway.connect();
     caller.write(&order.bytes());
-    until("it is in flight", || used(&gateway) > 0);
+    until("it is in flight", || gateway.received().iter().any(|entry| entry.uri.path().contains("express")));
     let uploads: Vec<_> = (0..6).map(|n| nearly_complete(&gateway, ["vip", "vip", "desk"][n / 2])).collect();
     until("nothing is left for it", || used(&gateway) > 5_100_000);
     let response = caller.read_response("POST").expect("a response");

@@ -91,6 +91,7 @@ fn a_repeat_of_a_key_gets_the_first_response() {
         assert_eq!(gateway.line(&id(&repeat))["attempts"], 0);
     }
     assert_eq!((executed(&gateway), gateway.received().len()), (1, 1));
+    assert_eq!(gateway.metric("orders_replayed_total", &[("account", "main")]), 3.0);
     // The same order without the key is another order.
     assert_eq!(gateway.send(order(1)).status, 200);
     assert_eq!(executed(&gateway), 2);

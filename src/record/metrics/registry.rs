@@ -189,6 +189,11 @@ impl Metrics {
         self.families.retries.with_label_values(&[account, class, reason])
     }
 
+    /// Counts in `orders_replayed_total`.
+    pub(in crate::record) fn order_replayed(&self, account: &str) {
+        self.families.orders_replayed.with_label_values(&[account]).inc();
+    }
+
     /// Resolves `log_records_total` of one result.
     pub(in crate::record) fn log_records(&self, result: &'static str) -> IntCounter {
         self.families.log_records.with_label_values(&[result])

@@ -22,6 +22,7 @@ fn filled() -> std::sync::Arc<Metrics> {
     metrics.calls_saved("v2.city").inc();
     metrics.compared("v2.city", ResponseComparison { changed: true, age: Duration::from_secs(60) });
     metrics.retries("main", "read", "connect").inc();
+    metrics.order_replayed("main");
     metrics.log_records("written").inc();
     metrics.key_event("main", "promoted");
     metrics.admin_request("reload", "done");
@@ -64,7 +65,7 @@ const FAMILIES: &[&str] = &[
     "upstream_connections", "quota_limit", "quota_used", "budget_limit", "budget_used", "budget_waiting", "budget_learned_limit",
     "cache_requests_total", "cache_entries", "cache_bytes", "buffered_bytes", "buffered_bytes_limit", "upstream_calls_saved_total", "cache_comparisons_total", "key_info",
     "key_loaded_timestamp_seconds", "key_events_total", "key_source_up", "key_source_last_success_timestamp_seconds",
-    "breaker_state", "breaker_transitions_total", "retries_total", "orders_unknown", "log_records_total", "log_bodies_dropped_total", "program_log_lines_dropped_total", "config_info",
+    "breaker_state", "breaker_transitions_total", "retries_total", "orders_unknown", "orders_replayed_total", "log_records_total", "log_bodies_dropped_total", "program_log_lines_dropped_total", "config_info",
     "config_last_reload_successful", "config_last_reload_success_timestamp_seconds",
     "certificate_expiry_timestamp_seconds", "build_info", "degraded", "credential_last_used_timestamp_seconds", "series_overflow_total", "tls_handshakes_total", "admin_requests_total",
 ];

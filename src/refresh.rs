@@ -27,7 +27,7 @@ use crate::{
     gateway::Gateway,
     path::{self, OwnCall, RefreshResult, UpstreamCall},
     snapshot::{Account, Worker},
-    spare::LONG_PAUSE,
+    spare::{LONG_PAUSE, NotSpare},
 };
 
 /// How often the tasks are compared with the accounts in force.
@@ -127,6 +127,8 @@ impl AccountRefreshes {
         drop(gateway);
         match call.check_surplus() {
             Ok(()) => {}
+            // It may last, and others may be of a class that does not fail.
+            Err(NotSpare::ClassFailing) => return NextTry::Over,
             Err(not_spare) => return NextTry::After(not_spare.pause()),
         }
         match Box::pin(path::refresh(call, due)).await {

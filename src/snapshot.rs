@@ -22,7 +22,7 @@ use crate::{
     orders::Orders,
     record::Recorder,
     spending::Spenders,
-    upstream::{Breakers, Pool, RetryBudget, breaker::Breaker, inject::Route},
+    upstream::{Breakers, Pool, RetryBudget, inject::Route},
 };
 
 /// One compiled configuration and the live state that belongs to it.
@@ -113,7 +113,7 @@ impl Account {
     /// The account has other addresses from here on. Failures at these say nothing about those.
     pub(crate) fn note_moved(&self) {
         self.moved.get_or_init(Instant::now);
-        self.breakers.each().for_each(Breaker::restart);
+        self.breakers.restart();
     }
 
     /// Whether the pair may be sent to these addresses: not if it was read for those that the account has now.

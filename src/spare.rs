@@ -21,6 +21,8 @@ pub(crate) const LONG_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) enum NotSpare {
     /// Fastrac is failing.
     BreakerOpen,
+    /// Calls of its class that nobody waits for fail; or those of callers did, and have not shown yet that they do no more.
+    ClassFailing,
     /// Fastrac has throttled the account.
     Paused,
     /// Requests wait for the account's budget, or too little of it is left.
@@ -34,7 +36,7 @@ impl NotSpare {
     pub(crate) fn pause(self) -> Duration {
         match self {
             NotSpare::Scarce => Duration::from_millis(50),
-            NotSpare::BreakerOpen | NotSpare::Paused | NotSpare::OnePlace => LONG_PAUSE,
+            NotSpare::BreakerOpen | NotSpare::ClassFailing | NotSpare::Paused | NotSpare::OnePlace => LONG_PAUSE,
         }
     }
 }
@@ -68,7 +70,7 @@ pub(crate) fn check_surplus(account: &Account) -> Result<(), NotSpare> {
 
 /// The use of a budget of which something is spare.
 fn usage(account: &Account) -> Result<BudgetUsage, NotSpare> {
-    // A half-open one may be waiting for just this request.
+    // A half-open one may be waiting for just this read. (It permits no refresh and no walk.)
     if account.breakers.worst() == State::Open {
         return Err(NotSpare::BreakerOpen);
     }

@@ -104,7 +104,7 @@ impl PreparedAttempt {
             None => call.account.keys.lease_by(call.deadlines.next(attempts.sent())).await?,
         };
         call.account.check_pair(&lease)?;
-        let permit = call.breaker().admit(call.is_conclusive())?;
+        let permit = call.breaker_permit()?;
         let route = call.account.route(call.operation.api);
         let rewritten = rewrite::request(&call.request, &call.operation, &route.endpoint); // 11
         let keyed = inject(rewritten, lease.clone(), route);

@@ -20,7 +20,6 @@ use crate::{
     refusal::{Refusal, RepeatRule},
     snapshot::{Account, Snapshot, Worker},
     spending::{SpenderIndex, SpenderKey},
-    upstream::breaker::Breaker,
 };
 
 /// A call to Fastrac, for a caller or for the gateway itself.
@@ -202,11 +201,6 @@ impl UpstreamCall {
     pub(super) fn allowance_for_response(&self) -> MemoryAllowance {
         let allowance = self.allowance();
         if self.moves_money() { allowance.unlimited() } else { allowance }
-    }
-
-    /// The breaker of its class.
-    pub(super) fn breaker(&self) -> &Breaker {
-        self.account.breakers.of(self.operation.class)
     }
 
     /// Whether it must never be executed twice: an order, or an unlisted request with an unsafe method.

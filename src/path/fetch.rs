@@ -48,7 +48,7 @@ pub(super) fn admit(call: &UpstreamCall, claim: Claim, pair: Option<Lease>) -> R
         call.account.keys.check()?;
     }
     call.allowance().check_response()?;
-    call.breaker().check(call.is_conclusive())?;
+    call.check_breaker()?;
     Ok(AdmittedAttempt { claim, pair })
 }
 
@@ -135,7 +135,7 @@ impl SecondAttempt {
         }
         let pause = retry::pause(named).filter(|pause| call.deadlines.complete_by().leaves(*pause))?;
         // The last condition, because it takes something.
-        let allowed = call.breaker().check(call.is_conclusive()).is_ok() && call.account.retries.take();
+        let allowed = call.check_breaker().is_ok() && call.account.retries.take();
         allowed.then_some(SecondAttempt { reason, pause })
     }
 
@@ -263,7 +263,7 @@ pub async fn fetch_own(call: &UpstreamCall) -> Result<OwnAnswer, Refusal> {
 /// Sends a lookup with one pair, to learn whether Fastrac accepts it. Spends budget like any request.
 pub async fn canary(call: &UpstreamCall, lease: Lease) -> Verdict {
     let (attempts, version) = (Attempts::default(), lease.version());
-    if call.breaker().check(call.is_conclusive()).is_err() {
+    if call.check_breaker().is_err() {
         return Verdict::Undecided;
     }
     let admitted = AdmittedAttempt { claim: Claim::default(), pair: Some(lease) };

@@ -1,13 +1,15 @@
-//! Whether anybody waits for a call, and what is held back from one that nobody waits for.
+//! Whether anybody waits for a call, and what that decides: its circuit breaker, and where its budget may come from.
 //!
 //! A refresh or a walk begins a call that nobody waits for; it is a caller's as soon as a request has joined it. What always
-//! holds: without one, it is sent from spare budget only, whichever attempt it is. Must not know how a request is sent.
-//! Fails with [`NotSpare`], which as a refusal concerns nobody who joins too late.
+//! holds: without one, it is sent from spare budget only, whichever attempt it is, and by leave of a breaker of its own; who
+//! waits is asked when an attempt is admitted, and decides whose breaker learns of its result. Must not know how a request is
+//! sent. Fails with [`NotSpare`], which as a refusal concerns nobody who joins too late, and with the refusal of the breaker.
 
 use super::{CallPriority, UpstreamCall};
 use crate::{
     refusal::Refusal,
     spare::{self, NotSpare},
+    upstream::breaker::BreakerPermit,
 };
 
 impl UpstreamCall {
@@ -24,7 +26,9 @@ impl UpstreamCall {
     /// # Errors
     /// [`NotSpare`].
     pub(crate) fn check_surplus(&self) -> Result<(), NotSpare> {
-        spare::check_surplus(&self.account)
+        spare::check_surplus(&self.account)?;
+        let permitted = self.account.breakers.permits_unawaited(self.operation.class);
+        if permitted { Ok(()) } else { Err(NotSpare::ClassFailing) }
     }
 
     /// Before a further attempt: one that nobody waits for needs spare budget as the first did.
@@ -34,7 +38,36 @@ impl UpstreamCall {
     pub(super) fn check_further_attempt(&self) -> Result<(), Refusal> {
         match self.is_awaited() {
             true => Ok(()),
-            false => self.check_surplus().map_err(|_| Refusal::not_spare(&self.account.name)),
+            false => self.check_surplus().map_err(|_| self.not_spare()),
         }
+    }
+
+    /// Whether its breaker would permit an attempt now. Takes no probe.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) fn check_breaker(&self) -> Result<(), Refusal> {
+        let (breakers, class) = (&self.account.breakers, self.operation.class);
+        match self.is_awaited() {
+            true => Ok(breakers.of(class).check(self.is_conclusive())?),
+            false if breakers.permits_unawaited(class) => Ok(()),
+            false => Err(self.not_spare()),
+        }
+    }
+
+    /// The permission of its breaker for an attempt that is to be sent at once.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(super) fn breaker_permit(&self) -> Result<BreakerPermit, Refusal> {
+        let (breakers, class) = (&self.account.breakers, self.operation.class);
+        match self.is_awaited() {
+            true => Ok(breakers.of(class).admit(self.is_conclusive())?),
+            false => breakers.admit_unawaited(class).ok_or_else(|| self.not_spare()),
+        }
+    }
+
+    fn not_spare(&self) -> Refusal {
+        Refusal::not_spare(&self.account.name)
     }
 }

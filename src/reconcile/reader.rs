@@ -188,7 +188,7 @@ impl Reader {
 impl From<NotSpare> for Unread {
     fn from(not_spare: NotSpare) -> Self {
         match not_spare {
-            NotSpare::BreakerOpen => Unread::BreakerOpen,
+            NotSpare::BreakerOpen | NotSpare::ClassFailing => Unread::BreakerOpen,
             NotSpare::Paused => Unread::Paused,
             NotSpare::Scarce | NotSpare::OnePlace => Unread::NoSpareBudget,
         }

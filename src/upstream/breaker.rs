@@ -1,4 +1,4 @@
-//! Circuit breaker of one class of an account's operations: stops requests while Fastrac is failing.
+//! Circuit breaker of calls of one class of an account: stops them while Fastrac is failing.
 //!
 //! Closed, it counts calls in a rolling window. When the window holds at least `minimum` calls and the fraction of
 //! failures reaches `failures`, or that of failures and slow calls `slow.part`, it opens for `open`. Then it is
@@ -33,7 +33,7 @@ use window::{Calls, Window};
 /// The epoch of a permit that has been reported.
 const REPORTED: u64 = u64::MAX;
 
-/// The breaker of one class of an account.
+/// A breaker of one class of an account.
 #[derive(Debug)]
 pub struct Breaker {
     shared: Arc<BreakerCore>,
@@ -44,6 +44,8 @@ pub struct Breaker {
 struct BreakerCore {
     account: Box<str>,
     class: Class,
+    /// For the log.
+    name: &'static str,
     /// Counts changes of state: even while closed, odd otherwise. Makes `admit` a single load while
     /// closed.
     epoch: AtomicU64,
@@ -141,10 +143,15 @@ pub struct BreakerPermit {
 impl Breaker {
     /// A closed breaker; the names are for the log.
     pub(super) fn new(account: &str, class: Class, rules: &config::BreakerConfig) -> Self {
+        Breaker::named("circuit breaker", account, class, rules)
+    }
+
+    pub(super) fn named(name: &'static str, account: &str, class: Class, rules: &config::BreakerConfig) -> Self {
         let locked = Locked { rules: rules.clone(), circuit: Circuit::Closed, window: Window::new(Instant::now()) };
         let shared = BreakerCore {
             account: account.into(),
             class,
+            name,
             epoch: AtomicU64::new(0),
             failures_in_a_row: AtomicU32::new(0),
             transitions: Default::default(),
@@ -308,13 +315,8 @@ impl BreakerCore {
         if matches!(locked.circuit, Circuit::Open { until } if Instant::now() >= until) {
             locked.circuit = Circuit::HalfOpen { probing: 0, successes: 0 };
             self.entered(State::HalfOpen);
-            let (account, class) = (&*self.account, self.class.as_str());
-            tracing::info!(
-                account,
-                class,
-                probes = locked.rules.probes,
-                "circuit breaker half-open: probes may be sent"
-            );
+            let (account, class, name) = (&*self.account, self.class.as_str(), self.name);
+            tracing::info!(account, class, probes = locked.rules.probes, "{name} half-open: probes may be sent");
         }
     }
 
@@ -356,18 +358,16 @@ impl BreakerCore {
         let open = locked.rules.open;
         locked.circuit = Circuit::Open { until: Instant::now() + open };
         self.entered(State::Open);
-        let (account, class, Calls { total, failed, slow }) = (&*self.account, self.class.as_str(), because);
-        tracing::warn!(account, class, ?open, calls = total, failed, slow, "circuit breaker open: Fastrac is failing");
+        let (account, class, name) = (&*self.account, self.class.as_str(), self.name);
+        let Calls { total, failed, slow } = because;
+        tracing::warn!(account, class, ?open, calls = total, failed, slow, "{name} open: Fastrac is failing");
     }
 
     fn close(&self, locked: &mut Locked) {
         (locked.circuit, locked.window) = (Circuit::Closed, Window::new(Instant::now()));
         self.entered(State::Closed);
-        tracing::info!(
-            account = &*self.account,
-            class = self.class.as_str(),
-            "circuit breaker closed: Fastrac has recovered"
-        );
+        let (account, class, name) = (&*self.account, self.class.as_str(), self.name);
+        tracing::info!(account, class, "{name} closed: Fastrac has recovered");
     }
 
     /// Counts a state. Reports of earlier epochs count for nothing from now on. Called with the lock held.

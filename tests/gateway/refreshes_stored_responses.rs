@@ -6,16 +6,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fastrac_sandbox::{Act, Fault};
+use fastrac_sandbox::{Act, Entry, Fault};
 
 use crate::{
     client::{Request, get},
-    test_gateway::{Setup, TestGateway, until},
+    test_gateway::{Setup, TestGateway, sum, until},
 };
 
 /// Stale after a second.
 const SHORT: &str =
     "[operations.\"v2.city\"]\ncache = { fresh = \"1s\", stale_if_error = \"1h\", refresh_ahead = 1 }\n";
+
+/// Refreshed ahead once it is a second old.
+const AHEAD: &str =
+    "[operations.\"v2.city\"]\ncache = { fresh = \"1h\", stale_if_error = \"2h\", refresh_ahead = 0.00001 }\n";
 
 const FORCING: &[(&str, &str)] = &[("fresh", "force_refresh = true")];
 
@@ -121,26 +125,88 @@ fn a_refresh_that_a_caller_has_joined_has_a_second_attempt() {
     assert_eq!(gateway.metric("retries_total", &[("reason", "503")]), 1.0);
 }
 
+/// Stores responses for cities 0 to `count`, and lets them become so old that their use has them refreshed.
+fn store_and_age(gateway: &TestGateway, count: usize) {
+    for number in 0..count {
+        assert_eq!(gateway.send(numbered(number)).outcome(), "ok");
+    }
+    thread::sleep(Duration::from_millis(1050));
+}
+
+fn numbered(number: usize) -> Request {
+    get(&format!("/region/city?province_id=31&n={number}")).by("shop")
+}
+
+/// Number of calls for cities that Fastrac has answered with this status.
+fn cities(gateway: &TestGateway, status: u16) -> usize {
+    let is_one = |entry: &Entry| entry.target().starts_with("/region/city") && entry.status == Some(status);
+    gateway.received().iter().filter(|entry| is_one(entry)).count()
+}
+
+/// State of the callers' breaker that is farthest from closed.
+fn breaker(gateway: &TestGateway) -> &'static str {
+    gateway.app().gateway.current.load_full().accounts[0].breakers.worst().as_str()
+}
+
 /// Each of them had Fastrac verify the pair, although an earlier one had shown that the operation is refused and not the pair.
 #[test]
 fn refreshes_that_cause_their_own_401s_cost_a_canary_a_second_at_most() {
     const COUNT: usize = 20;
-    let gateway = Setup { more: SHORT, ..Setup::default() }.start();
-    let city = |number: usize| get(&format!("/region/city?province_id=31&n={number}")).by("shop");
-    for number in 0..COUNT {
-        assert_eq!(gateway.send(city(number)).outcome(), "ok");
-    }
-    thread::sleep(Duration::from_millis(1050));
+    let gateway = Setup { more: AHEAD, ..Setup::default() }.start();
+    store_and_age(&gateway, COUNT);
     gateway.sandbox.fault(fails(401));
     let canaries = || gateway.metric("upstream_requests_total", &[("operation", "v2.province")]);
     let (before, began) = (canaries(), Instant::now());
-    let mut used = 0;
     for number in 0..COUNT {
-        used += usize::from(gateway.send(city(number)).outcome() == "stale");
+        assert_eq!(gateway.send(numbered(number)).outcome(), "hit");
     }
-    until("the refreshes are over", || {
-        gateway.received().iter().filter(|entry| entry.status == Some(401)).count() >= used
-    });
+    until("the refreshes are over", || cities(&gateway, 401) == COUNT);
     let canaries = canaries() - before;
-    assert!(used > 10 && canaries <= 1.0 + began.elapsed().as_secs_f64(), "{used} refreshes, {canaries} canaries");
+    assert!(canaries <= 1.0 + began.elapsed().as_secs_f64(), "{canaries} canaries");
+}
+
+#[test]
+fn refreshes_that_fail_stop_refreshes_and_no_caller() {
+    const COUNT: usize = 10;
+    let rules = "minimum = 3, failures = 0.5, open = \"1h\"";
+    let gateway = Setup { more: AHEAD, breaker: rules, account: "retries = 0", ..Setup::default() }.start();
+    store_and_age(&gateway, COUNT);
+    gateway.sandbox.fault(fails(503));
+    for number in 0..COUNT {
+        assert_eq!(gateway.send(numbered(number)).outcome(), "hit");
+    }
+    let snapshot = gateway.app().gateway.current.load_full();
+    until("nothing is refreshed", || snapshot.accounts[0].refreshes.is_empty() && snapshot.flights.is_empty());
+    assert_eq!(gateway.send(numbered(COUNT)).outcome(), "upstream_error", "a caller's call is sent");
+    assert_eq!(gateway.send(get("/region/province").by("shop")).outcome(), "ok");
+    assert_eq!(cities(&gateway, 503), 4, "three refreshes and a caller's");
+    assert_eq!(breaker(&gateway), "closed");
+    assert_eq!(sum(&gateway.admin("/metrics").text(), "breaker_transitions_total", &[]), 0.0);
+    // A walk is refused too, and counts nothing as failed.
+    assert!(gateway.app().warmer.begin("main"));
+    thread::sleep(Duration::from_millis(50));
+    let walk = gateway.app().warmer.progress().remove("main").expect("a walk");
+    assert_eq!((walk.ended, walk.counts.failed, cities(&gateway, 503)), (None, 0, 4));
+}
+
+#[test]
+fn a_refresh_takes_no_probe_that_a_caller_needs() {
+    let rules = "minimum = 1, failures = 0.1, open = \"250ms\", probes = 1";
+    let gateway = Setup { more: AHEAD, breaker: rules, account: "retries = 0", ..Setup::default() }.start();
+    store_and_age(&gateway, 1);
+    gateway.sandbox.fault(Fault::on("v2.district", Act::Html(500)).times(1));
+    let district = || gateway.send(get("/region/district?city_id=3171").by("shop"));
+    assert_eq!(district().status, 500);
+    until("callers' breaker is half-open", || breaker(&gateway) == "half_open");
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Pass).wait(Duration::from_secs(5)).times(1));
+    assert_eq!(gateway.send(numbered(0)).outcome(), "hit");
+    let snapshot = gateway.app().gateway.current.load_full();
+    until("the refresh has been decided", || snapshot.accounts[0].refreshes.is_empty());
+    assert_eq!(district().outcome(), "ok", "the probe is there");
+    assert_eq!(breaker(&gateway), "closed");
+    gateway.sandbox.clear_faults();
+    until("it is refreshed now", || {
+        assert_eq!(gateway.send(numbered(0)).outcome(), "hit");
+        cities(&gateway, 200) == 2
+    });
 }

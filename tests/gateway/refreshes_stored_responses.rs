@@ -10,7 +10,7 @@ use fastrac_sandbox::{Act, Entry, Fault};
 
 use crate::{
     client::{Request, get},
-    test_gateway::{Setup, TestGateway, sum, until},
+    test_gateway::{Setup, TestGateway, pair, sum, until, write},
 };
 
 /// Stale after a second.
@@ -209,4 +209,30 @@ fn a_refresh_takes_no_probe_that_a_caller_needs() {
         assert_eq!(gateway.send(numbered(0)).outcome(), "hit");
         cities(&gateway, 200) == 2
     });
+}
+
+/// The previous pair is at hand at once: with that, it took the token that is left to callers.
+#[test]
+fn a_refresh_whose_pair_is_refused_is_sent_again_from_spare_budget_only() {
+    const NEXT: (&str, &str) = ("canary-fastrac-access-52c8-next", "canary/fastrac+secret=e41b07-next");
+    let scarce = "per_second = 2, burst = 2, max_wait = \"0s\"";
+    for (budget, good) in [("per_second = 100000, burst = 100000", 2), (scarce, 1)] {
+        let gateway = Setup { more: AHEAD, budget, ..Setup::default() }.start();
+        let snapshot = gateway.app().gateway.current.load_full();
+        let account = &snapshot.accounts[0];
+        gateway.sandbox.add_key("next", NEXT.0, NEXT.1);
+        write(&gateway.folder.path().join("keys.toml"), &pair(NEXT.0, NEXT.1));
+        let by_next = |entry: &Entry| entry.key.as_deref() == Some("next");
+        until("the next pair is verified", || gateway.received().iter().any(by_next));
+        let is_full = || account.budget.usage().bucket.is_some_and(|bucket| bucket.left == bucket.burst);
+        until("a full bucket", is_full);
+        store_and_age(&gateway, 1);
+        until("a full bucket", is_full);
+        gateway.sandbox.fault(fails(401).times(1));
+        assert_eq!(gateway.send(numbered(0)).outcome(), "hit");
+        until("the refresh is over", || {
+            cities(&gateway, 401) == 1 && snapshot.flights.is_empty() && account.refreshes.is_empty()
+        });
+        assert_eq!(cities(&gateway, 200), good, "{budget}");
+    }
 }

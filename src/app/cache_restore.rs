@@ -57,7 +57,7 @@ pub(super) struct CacheRestore {
 
 /// What the cache holds of the file after a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Restored {
+pub(super) enum RestoredExtent {
     /// All of it; or there is none, or it is of no use.
     Whole,
     /// Entries were left out.
@@ -99,17 +99,17 @@ impl CacheRestore {
     }
 
     /// Restores the cache. Waits for the disk.
-    pub(super) fn run(&self) -> Restored {
+    pub(super) fn run(&self) -> RestoredExtent {
         let restored = self.restore_from_file();
         if self.is_given_up() {
-            return Restored::Whole;
+            return RestoredExtent::Whole;
         }
         match restored {
             Ok(None) => {}
             Ok(Some(RestoredCount { entries, left_out })) => {
                 tracing::info!(entries, left_out, "the cache was restored from its snapshot");
                 if left_out > 0 {
-                    return Restored::InPart;
+                    return RestoredExtent::InPart;
                 }
             }
             Err(SnapshotFault::Unreadable(error)) => {
@@ -124,7 +124,7 @@ impl CacheRestore {
                 }
             }
         }
-        Restored::Whole
+        RestoredExtent::Whole
     }
 
     /// `None`: there is no snapshot.

@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::cache_restore::{CacheRestore, PAUSE, Restored, SLICE};
+use super::cache_restore::{CacheRestore, PAUSE, RestoredExtent, SLICE};
 use crate::{
     cache::{
         Cache,
@@ -92,7 +92,7 @@ impl CacheSnapshots {
     /// What is left out leaves the disk too: otherwise it would come back with an earlier configuration, although no purge
     /// could have reached it meanwhile.
     fn restore_file(&self) {
-        if self.restore.run() == Restored::InPart {
+        if self.restore.run() == RestoredExtent::InPart {
             self.written.store(OUTDATED, SeqCst);
             self.gateway.live.snapshot_file.make_due();
         }

@@ -81,6 +81,9 @@ pub enum NotSpent {
     /// There may be units left today, but taking them cannot be recorded.
     #[error(transparent)]
     Unrecorded(#[from] Unrecorded),
+    /// Nobody waits for it any more, and nothing is spare.
+    #[error("nobody waits for the call, and no budget is spare")]
+    NothingSpare,
 }
 
 /// The budget is used up.
@@ -201,11 +204,16 @@ impl Budget {
         Ok(Spent { permit, claim: Claim::default() })
     }
 
+    /// How long a request waits for the budget, unless its service's share covers it.
+    pub fn max_wait(&self) -> Duration {
+        self.queue.max_wait()
+    }
+
     /// Why no request like this may be sent for a while, however full the bucket is: a pause, or the day. Takes nothing.
     pub fn closed(&self, request: BudgetRequest) -> Option<OverBudget> {
         match self.not_spent(self.queue.closed(request.permit(None))?) {
             NotSpent::Budget(over) => Some(over),
-            NotSpent::ServiceDay | NotSpent::Unrecorded(_) => None,
+            NotSpent::ServiceDay | NotSpent::Unrecorded(_) | NotSpent::NothingSpare => None,
         }
     }
 

@@ -376,6 +376,10 @@ impl WaitQueue {
         })
     }
 
+    pub(super) fn max_wait(&self) -> Duration {
+        Duration::from_nanos(self.state.lock().scheduler.supply.max_wait())
+    }
+
     pub(super) fn usage(&self) -> QueueUsage {
         let state = self.state.lock();
         let (supply, now) = (&state.scheduler.supply, self.now());

@@ -4,7 +4,7 @@
 //! with. What always holds: at most one flight for a key is joined; a flight ends when its leader is
 //! dropped, and if that was without a result, the followers are told, and one of them leads; a flight that began before
 //! a purge that covers it is joined by nobody after it, and one that may have been sent by no request that needs a newer
-//! response. Must not know what is fetched. Never fails.
+//! response; a bid counts as long as somebody waits who has made it. Must not know what is fetched. Never fails.
 
 use std::{
     collections::HashMap,
@@ -17,9 +17,6 @@ use tokio::sync::watch;
 
 use super::{Cache, CacheEntry, Generation, Key};
 use crate::config::Priority;
-
-/// Of one flight. Beyond it, only one that is more urgent than all others is added.
-const MOST_BIDS: usize = 16;
 
 /// The flights in progress.
 #[derive(Debug)]
@@ -36,32 +33,84 @@ struct OpenFlight<T> {
 }
 
 /// On whose behalf a flight may be sent, and how urgently.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Bid {
-    /// Name of the service; `None`: the gateway itself.
-    pub(crate) service: Option<Box<str>>,
+    /// Name of the service.
+    pub(crate) service: Box<str>,
     pub(crate) priority: Priority,
 }
 
-/// The bids of those that have joined a flight; only grows.
+/// The bids of those that wait for the result of a flight now, in the order in which they came. Equal ones are one, as
+/// long as anyone waits who has made it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bids(Vec<CountedBid>);
+
 #[derive(Clone, Debug)]
-pub(crate) struct Bids(Vec<Bid>);
+struct CountedBid {
+    bid: Arc<Bid>,
+    /// Those who wait and have made it.
+    waiters: usize,
+}
 
 impl Bids {
-    /// In the order in which they came.
-    pub(crate) fn list(&self) -> &[Bid] {
-        &self.0
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Bid>> {
+        self.0.iter().map(|counted| &counted.bid)
     }
 
-    /// The highest.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this very bid counts still. One that was withdrawn and made again is another.
+    pub(crate) fn include(&self, bid: &Arc<Bid>) -> bool {
+        self.iter().any(|other| Arc::ptr_eq(other, bid))
+    }
+
+    /// The highest; the lowest that there is, if nobody waits.
     pub(crate) fn priority(&self) -> Priority {
-        self.0.iter().map(|bid| bid.priority).max().unwrap_or_default()
+        self.iter().map(|bid| bid.priority).max().unwrap_or(Priority::Low)
     }
 
-    /// Whether a service could be served earlier than by the bids so far.
-    fn gains_by(&self, service: Option<&str>, priority: Priority) -> bool {
-        let includes = |bid: &Bid| bid.service.as_deref() == service && bid.priority >= priority;
-        priority > self.priority() || (self.0.len() < MOST_BIDS && !self.0.iter().any(includes))
+    /// Counts one more who waits; `bid` is the one that counts for all equal ones after it. Returns whether it is new.
+    fn add(&mut self, bid: &mut Arc<Bid>) -> bool {
+        if let Some(counted) = self.0.iter_mut().find(|counted| counted.bid == *bid) {
+            counted.waiters += 1;
+            *bid = counted.bid.clone();
+            return false;
+        }
+        self.0.push(CountedBid { bid: bid.clone(), waiters: 1 });
+        true
+    }
+
+    /// One who has made this bid waits no longer. Returns whether it was the last.
+    fn withdraw(&mut self, bid: &Arc<Bid>) -> bool {
+        let Some(at) = self.0.iter().position(|counted| Arc::ptr_eq(&counted.bid, bid)) else { return false };
+        self.0[at].waiters -= 1;
+        let is_last = self.0[at].waiters == 0;
+        if is_last {
+            self.0.remove(at);
+        }
+        is_last
+    }
+}
+
+/// The bid of one who waits; withdrawn when dropped.
+struct PlacedBid {
+    bids: watch::Sender<Bids>,
+    bid: Arc<Bid>,
+}
+
+impl PlacedBid {
+    fn new(bids: &watch::Sender<Bids>, bid: Bid) -> Self {
+        let mut bid = Arc::new(bid);
+        bids.send_if_modified(|bids| bids.add(&mut bid));
+        PlacedBid { bids: bids.clone(), bid }
+    }
+}
+
+impl Drop for PlacedBid {
+    fn drop(&mut self) {
+        self.bids.send_if_modified(|bids| bids.withdraw(&self.bid));
     }
 }
 
@@ -89,7 +138,7 @@ impl<T> Default for Flights<T> {
 pub(crate) struct JoinRequest<'a> {
     /// Where the result would be stored.
     pub(crate) cache: &'a Cache,
-    /// As in [`Bid`].
+    /// Name of the service; `None`: the gateway itself, which makes no bid, because nobody waits.
     pub(crate) service: Option<&'a str>,
     pub(crate) priority: Priority,
     /// It takes only a response to what is sent from now on (RFC 9111, section 5.2.1.4).
@@ -114,29 +163,28 @@ impl<T: Clone> Flights<T> {
         stored: impl FnOnce() -> Option<Arc<CacheEntry>>,
     ) -> Flight<T> {
         let JoinRequest { cache, service, priority, only_unsent } = request;
-        let bid = || Bid { service: service.map(Box::from), priority };
+        let place = |bids: &_| {
+            let bid = service.map(|service| Bid { service: service.into(), priority });
+            bid.map(|bid| PlacedBid::new(bids, bid))
+        };
         let mut open = self.open.lock();
         let under_way = open.get(key).filter(|flight| cache.shares(key, flight.generation));
         let overtakes = only_unsent && under_way.is_some_and(|flight| may_be_sent(&flight.sent_probe));
         if let Some(flight) = under_way.filter(|_| !overtakes) {
-            flight.bids.send_if_modified(|bids| {
-                let gains = bids.gains_by(service, priority);
-                bids.0.extend(gains.then(bid));
-                gains
-            });
-            return Flight::Follower(Follower { result: flight.result.clone(), sent_probe: flight.sent_probe.clone() });
+            let (result, sent_probe) = (flight.result.clone(), flight.sent_probe.clone());
+            return Flight::Follower(Follower { result, sent_probe, _bid: place(&flight.bids) });
         }
         if let Some(entry) = stored() {
             return Flight::Stored(entry);
         }
         let generation = cache.generation();
         let (sender, result) = watch::channel(None);
-        let (bid, bids) = watch::channel(Bids(vec![bid()]));
-        let sent_probe = SentProbe::default();
-        let flight = OpenFlight { generation, result, bids: bid, sent_probe: sent_probe.clone() };
+        let (placing, bids) = watch::channel(Bids::default());
+        let (bid, sent_probe) = (place(&placing), SentProbe::default());
+        let flight = OpenFlight { generation, result, bids: placing, sent_probe: sent_probe.clone() };
         open.insert(key.clone(), flight);
         let (flights, key) = (self.clone(), key.clone());
-        Flight::Leader(Leader { flights, key, generation, bids, sender, sent_probe, overtakes })
+        Flight::Leader(Leader { flights, key, generation, bids, bid, sender, sent_probe, overtakes })
     }
 
     /// Number of flights in progress.
@@ -156,6 +204,8 @@ pub struct Leader<T> {
     key: Key,
     generation: Generation,
     bids: watch::Receiver<Bids>,
+    /// Of the request that leads, until it follows.
+    bid: Option<PlacedBid>,
     sender: watch::Sender<Option<T>>,
     sent_probe: SentProbe,
     overtakes: bool,
@@ -186,7 +236,7 @@ impl<T> Leader<T> {
         self.generation
     }
 
-    /// The bids of those that have joined; there may be more.
+    /// The bids of those that wait. They change.
     pub(crate) fn bids(&self) -> watch::Receiver<Bids> {
         self.bids.clone()
     }
@@ -196,9 +246,9 @@ impl<T> Leader<T> {
         self.sender.receiver_count() > 1
     }
 
-    /// A follower of this flight, for the request that started it.
-    pub(crate) fn follow(&self) -> Follower<T> {
-        Follower { result: self.sender.subscribe(), sent_probe: self.sent_probe.clone() }
+    /// A follower of this flight, for the request that started it: its bid counts as long as that waits.
+    pub(crate) fn follow(&mut self) -> Follower<T> {
+        Follower { result: self.sender.subscribe(), sent_probe: self.sent_probe.clone(), _bid: self.bid.take() }
     }
 
     /// Ends the flight and gives the result to all followers. Store first what is to be stored: a request that joins after
@@ -228,6 +278,7 @@ impl<T> Drop for Leader<T> {
 pub struct Follower<T> {
     result: watch::Receiver<Option<T>>,
     sent_probe: SentProbe,
+    _bid: Option<PlacedBid>,
 }
 
 impl<T: Clone> Follower<T> {
@@ -278,35 +329,42 @@ mod tests {
     }
 
     #[test]
-    fn who_joins_bids_if_that_can_send_it_earlier() {
+    fn those_who_wait_bid_as_long_as_they_do() {
         let (flights, cache) = (Arc::new(Flights::<u32>::default()), Cache::new(0));
         let joins = |service: Option<&str>, priority| {
             let request = JoinRequest { cache: &cache, service, priority, only_unsent: false };
             flights.join(&key("/a"), request, || None)
         };
-        let Flight::Leader(leader) = joins(Some("a"), Priority::Low) else { panic!("first leads") };
+        let Flight::Leader(mut leader) = joins(Some("a"), Priority::Normal) else { panic!("first leads") };
         let mut bids = leader.bids();
-        let mut changes = |service, priority| {
-            assert!(matches!(joins(service, priority), Flight::Follower(_)));
-            let changed = bids.has_changed().unwrap();
-            (changed, bids.borrow_and_update().priority())
+        let mut changes = || (bids.has_changed().unwrap(), bids.borrow_and_update().priority());
+        let follow = |service, priority| {
+            let Flight::Follower(follower) = joins(service, priority) else { panic!("one flight") };
+            follower
         };
-        const NAMES: [&str; MOST_BIDS - 4] = ["c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n"];
-        assert_eq!(changes(Some("a"), Priority::Low), (false, Priority::Low));
-        assert_eq!(changes(Some("b"), Priority::Low), (true, Priority::Low), "it may have a share of its own");
-        assert_eq!(changes(Some("a"), Priority::High), (true, Priority::High));
-        assert_eq!(changes(Some("a"), Priority::Normal), (false, Priority::High));
-        assert_eq!(changes(Some("b"), Priority::Normal), (true, Priority::High));
-        NAMES.iter().for_each(|name| assert!(changes(Some(name), Priority::High).0, "{name}"));
-        assert_eq!(changes(Some("one more"), Priority::High), (false, Priority::High));
-        let Flight::Leader(low) = flights.join(
-            &key("/b"),
-            JoinRequest { cache: &cache, service: None, priority: Priority::Low, only_unsent: false },
-            || None,
-        ) else {
-            panic!("first leads")
-        };
-        assert_eq!(low.bids().borrow().list(), [Bid { service: None, priority: Priority::Low }]);
+        assert_eq!(changes(), (true, Priority::Normal));
+        let first = leader.follow();
+        let same = follow(Some("a"), Priority::Normal);
+        assert_eq!(changes(), (false, Priority::Normal), "it changes nothing");
+        let other = follow(Some("b"), Priority::Low);
+        assert_eq!(changes(), (true, Priority::Normal), "it may have a share of its own");
+        let urgent = [follow(Some("c"), Priority::High), follow(Some("c"), Priority::High)];
+        assert_eq!(changes(), (true, Priority::High));
+        let own = follow(None, Priority::High);
+        assert_eq!(changes(), (false, Priority::High), "the gateway does not wait");
+        let [urgent, last] = urgent;
+        drop(urgent);
+        assert_eq!(changes(), (false, Priority::High), "one of them is left");
+        drop((last, first));
+        assert_eq!(changes(), (true, Priority::Normal));
+        drop(same);
+        assert_eq!(changes(), (true, Priority::Low));
+        drop((other, own));
+        assert_eq!(changes(), (true, Priority::Low));
+        assert_eq!(leader.bids().borrow().iter().count(), 0);
+        let late = follow(Some("a"), Priority::High);
+        assert_eq!(changes(), (true, Priority::High));
+        drop(late);
     }
 
     #[tokio::test]

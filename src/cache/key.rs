@@ -256,7 +256,7 @@ impl<'a> Fields<'a> {
 
 /// The key of a plain GET.
 #[cfg(test)]
-pub(super) fn key_of_path(path: &str) -> Key {
+pub(crate) fn key_of_path(path: &str) -> Key {
     let (account, address, operation, method) = ("main", "https://b2b.example", "v2.city", "GET");
     let parts =
         KeyParts { account, address, operation, service: None, method, path, query: None, vary: &[], body: b"" };

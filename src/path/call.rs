@@ -102,10 +102,10 @@ impl CallDeadlines {
 pub(super) enum CallPriority {
     /// That of the service.
     OfService(Priority),
-    /// Of those that wait for the response, whoever is served first; there may be more of them.
+    /// Of those that wait for the response now, whoever is served first; if nobody does, it takes only what is spare.
     OfWaiters(watch::Receiver<Bids>),
-    /// Nobody waited for it when it began: it takes budget only if that is there at once. From the first request that joins
-    /// on, it is as if that had begun it.
+    /// Nobody waited for it when it began. As long as a request waits that has joined it, it is as if that had begun it; else
+    /// it takes budget only if that is there at once.
     Spare(watch::Receiver<Bids>),
 }
 
@@ -169,6 +169,7 @@ impl UpstreamCall {
             // Only a service has a day of its own.
             (NotSpent::ServiceDay, None) => Refusal::internal(),
             (NotSpent::Unrecorded(unrecorded), _) => unrecorded.into(),
+            (NotSpent::NothingSpare, _) => Refusal::not_spare(&self.account.name),
         }
     }
 

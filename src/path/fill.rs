@@ -2,7 +2,7 @@
 //!
 //! The same code for a miss, a response that is stale, and a refresh. What always holds: a fill belongs to none of the
 //! requests that wait for it: it runs in a task that `drain` waits for, has the operation's own timeout and the highest
-//! of their priorities, and what it fetches is stored whoever has left meanwhile; one that no caller has begun has a
+//! priority of those that wait now, and what it fetches is stored whoever has left meanwhile; one that no caller has begun has a
 //! line of its own in the exchange log, and so have the attempts after the line of the caller that has begun it. Only a
 //! response that may be stored replaces one that is; a good one is given up for "Data not found", stored or not, but not
 //! for an error, nor for one that nobody asked for; a caller that has a stale response to fall back on gets that instead
@@ -117,7 +117,7 @@ pub(super) fn is_answer(fetch: &FetchResult) -> bool {
 
 /// Steps 7 to 14 of a fill, in a task that outlives its caller.
 pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: Claim) -> Result<Reply, Refusal> {
-    let Fill { leader, reason, fallback } = fill;
+    let Fill { mut leader, reason, fallback } = fill;
     let (follower, deadline) = (leader.follow(), call.deadline());
     let call = Arc::<Call>::from(call.for_waiters(leader.bids()));
     let (fetched_by, attempts) = (call.clone(), x.attempts().clone());

@@ -1,9 +1,10 @@
 //! Whether anybody waits for a call, and what that decides: its circuit breaker, and where its budget may come from.
 //!
-//! A refresh or a walk begins a call that nobody waits for; it is a caller's as soon as a request has joined it. What always
-//! holds: without one, it is sent from spare budget only, whichever attempt it is, and by leave of a breaker of its own; who
-//! waits is asked when an attempt is admitted, and decides whose breaker learns of its result. Must not know how a request is
-//! sent. Fails with [`NotSpare`], which as a refusal concerns nobody who joins too late, and with the refusal of the breaker.
+//! A refresh or a walk begins a call that nobody waits for; it is a caller's as long as a request waits that has joined it.
+//! So is a fill, which goes on when its callers have left. What always holds: without one, it is sent from spare budget
+//! only, whichever attempt it is, and by leave of a breaker of its own; who waits is asked when an attempt is admitted, and
+//! decides whose breaker learns of its result. Must not know how a request is sent. Fails with [`NotSpare`], which as a
+//! refusal concerns nobody who joins too late, and with the refusal of the breaker.
 
 use super::{CallPriority, UpstreamCall};
 use crate::{
@@ -13,11 +14,11 @@ use crate::{
 };
 
 impl UpstreamCall {
-    /// Whether a caller waits for it, or did: not if a refresh or a walk has begun it and no request has joined it.
+    /// Whether a caller waits for it now.
     pub(super) fn is_awaited(&self) -> bool {
         match &self.priority {
-            CallPriority::OfService(_) | CallPriority::OfWaiters(_) => true,
-            CallPriority::Spare(bids) => bids.borrow().list().iter().any(|bid| bid.service.is_some()),
+            CallPriority::OfService(_) => true,
+            CallPriority::OfWaiters(bids) | CallPriority::Spare(bids) => !bids.borrow().is_empty(),
         }
     }
 

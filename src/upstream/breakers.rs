@@ -3,8 +3,9 @@
 //!
 //! What always holds: what happens to calls of one class neither stops nor permits those of another, so that failing
 //! lookups do not stop orders; what happens to calls that nobody waits for neither stops nor permits one that a caller waits
-//! for, and none of them is permitted unless callers' calls are, without a probe. Reports show the callers' breakers. Must
-//! not know requests. Never fails.
+//! for, and none of them is permitted while the callers' breaker is open. While that is half-open they are, without one of its
+//! probes: where nobody calls, nothing else would find out that Fastrac has recovered. Reports show the callers' breakers.
+//! Must not know requests. Never fails.
 
 use strum::VariantArray as _;
 
@@ -42,13 +43,13 @@ impl Breakers {
     /// Whether a call of this class that nobody waits for would be permitted now. Takes no probe.
     pub(crate) fn permits_unawaited(&self, class: Class) -> bool {
         let ClassBreakers { callers, unawaited } = &self.0[class as usize];
-        callers.state() == State::Closed && unawaited.check(true).is_ok()
+        callers.state() != State::Open && unawaited.check(true).is_ok()
     }
 
     /// Permits one call of this class that nobody waits for, which is to be sent at once.
     pub(crate) fn admit_unawaited(&self, class: Class) -> Option<BreakerPermit> {
         let ClassBreakers { callers, unawaited } = &self.0[class as usize];
-        (callers.state() == State::Closed).then(|| unawaited.admit(true).ok()).flatten()
+        (callers.state() != State::Open).then(|| unawaited.admit(true).ok()).flatten()
     }
 
     /// Those of callers.
@@ -128,16 +129,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_nobody_waits_for_takes_no_probe_of_callers_and_waits_until_theirs_is_closed() {
+    async fn what_nobody_waits_for_takes_no_probe_of_callers_and_waits_while_theirs_is_open() {
         let (breakers, class) = (Breakers::new("main", &RULES), Class::Lookup);
         let late = breakers.admit_unawaited(class).unwrap();
         breakers.of(class).admit(true).unwrap().failure();
         assert!(breakers.admit_unawaited(class).is_none());
         advance(OPEN).await;
-        assert!(!breakers.permits_unawaited(class) && breakers.admit_unawaited(class).is_none());
+        assert!(breakers.permits_unawaited(class));
         late.success();
+        breakers.admit_unawaited(class).unwrap().success();
         assert_eq!(breakers.of(class).state(), State::HalfOpen);
-        breakers.of(class).admit(true).unwrap().success();
-        assert!(breakers.admit_unawaited(class).is_some());
+        let probe = breakers.of(class).admit(true).expect("the probe is there");
+        (0..2).for_each(|_| breakers.admit_unawaited(class).unwrap().failure());
+        assert!(!breakers.permits_unawaited(class), "their own is open");
+        probe.success();
+        assert_eq!(breakers.of(class).state(), State::Closed);
     }
 }

@@ -56,8 +56,6 @@ pub struct Bounds {
     pub began: Instant,
     /// Without a byte sent by then, nothing is sent.
     pub start_by: Instant,
-    /// That is the caller's own wait: its end says nothing about Fastrac.
-    pub callers_end: bool,
     /// When the response must be complete.
     pub deadline: Instant,
     /// `limits.answer_buffer`: responses up to this many bytes are read whole.
@@ -282,9 +280,6 @@ async fn connect(destination: &Arc<Destination>, bounds: &Bounds) -> Result<Upst
     let open_by = bounds.start_by.min(Instant::now() + CONNECT_TIMEOUT);
     let opened = match connect::dial(destination, open_by).await {
         Ok(_) if Instant::now() >= bounds.start_by => return Err(Failure::NotStarted),
-        Err(ConnectError::Remote(_)) if bounds.callers_end && Instant::now() >= bounds.start_by => {
-            return Err(Failure::NotStarted);
-        }
         Ok(io) => {
             let opened = UpstreamConnection::open(io, destination, bounds.deadline).await;
             opened.map_err(|error| ConnectError::Remote(error.to_string()))

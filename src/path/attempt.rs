@@ -196,11 +196,9 @@ fn leaks(lease: &Lease, answer: &Answer) -> bool {
 
 fn bounds(call: &UpstreamCall, attempts: &Attempts, began: Instant) -> Bounds {
     let limits = &call.snapshot.limits;
-    let start_by = call.deadlines.next(attempts.sent());
     Bounds {
         began,
-        start_by: start_by.instant(),
-        callers_end: call.deadlines.is_callers(start_by),
+        start_by: call.deadlines.next(attempts.sent()).instant(),
         deadline: call.deadlines.complete_by().instant(),
         buffer: limits.answer_buffer,
         body: limits.answer_body,

@@ -83,13 +83,8 @@ impl UpstreamConnection {
     pub(super) async fn open(io: UpstreamIo, destination: &Arc<Destination>, deadline: Instant) -> hyper::Result<Self> {
         let limits = ReadLimits::default();
         let io = DeferredWrite::new(LimitedRead::new(io, limits.clone()));
-        // Spaces before the colon are left out, as a proxy must (RFC 9112, section 5.1).
-        let handshake = http1::Builder::new()
-            .writev(false)
-            .max_headers(MAX_HEADERS)
-            .allow_spaces_after_header_name_in_responses(true)
-            .handshake(TokioIo::new(io));
-        let (sender, connection) = handshake.await?;
+        let (sender, connection) =
+            http1::Builder::new().writev(false).max_headers(MAX_HEADERS).handshake(TokioIo::new(io)).await?;
         let timer = LateTimer::at(deadline);
         Ok(UpstreamConnection {
             sender,

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::{
     bodies,
-    client::{get, post, request},
+    client::{get, post},
     h2,
     passes_responses_unchanged::Certificates,
     test_gateway::{Setup, TestGateway, closed_port, sandbox, sum, until},
@@ -122,24 +122,6 @@ fn an_address_whose_tls_handshakes_fail_leaves_the_others_their_chance() {
         is_quick(&gateway);
         // On a busy machine, it may be tried beside an address that is slow to accept.
         assert!(useless.accepted.load(SeqCst) < before + 6, "{then:?}: it is tried each time");
-    }
-}
-
-#[test]
-fn a_caller_that_does_not_wait_for_a_handshake_is_late_and_fastrac_is_not_unreachable() {
-    let certificates = Certificates::new();
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("ca.pem");
-    std::fs::write(&file, &certificates.authority).expect("written");
-    let mut gateway =
-        Setup { connector: Connector::with_lookup(|_| Ok(vec![address(SILENT)])), ..Setup::default() }.start();
-    let port = gateway.sandbox.addr().port();
-    let _silent = Useless::on(port, Then::Silent);
-    let ca = format!("https://localhost:{port}\"\nca = \"{}", file.display());
-    gateway.reload(&format!("http://127.0.0.1:{port}"), &ca);
-    for request in [request("GET", "/order/track").json("{}"), get("/region/province")] {
-        let response = gateway.send(request.by("shop").header("x-gateway-timeout", "300"));
-        assert_eq!((response.status, response.code(), response.sent()), (504, "upstream.timeout".to_owned(), "no"));
     }
 }
 

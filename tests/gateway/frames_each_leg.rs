@@ -229,16 +229,6 @@ fn a_response_may_have_hundreds_of_header_lines() {
     assert_eq!((response.status, response.header("x-899")), (200, Some("899")));
 }
 
-/// RFC 9112, section 5.1: a proxy removes it.
-#[test]
-fn a_space_before_the_colon_of_a_response_is_removed() {
-    let fastrac = RawFastrac::start();
-    let gateway = fastrac.gateway();
-    fastrac.answers(&whole("200 OK", &format!("x-odd : 1\r\ncontent-length: {}\r\n", ENVELOPE.len()), ENVELOPE));
-    let response = gateway.send(quote());
-    assert_eq!((response.status, response.header("x-odd")), (200, Some("1")));
-}
-
 #[test]
 fn a_response_to_head_is_judged_by_its_status() {
     let fastrac = RawFastrac::start();

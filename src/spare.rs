@@ -21,7 +21,7 @@ pub(crate) const LONG_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) enum NotSpare {
     /// Fastrac is failing.
     BreakerOpen,
-    /// Calls of its class that nobody waits for fail; or those of callers did, and have not shown yet that they do no more.
+    /// Calls of its class that nobody waits for fail.
     ClassFailing,
     /// Fastrac has throttled the account.
     Paused,
@@ -70,7 +70,7 @@ pub(crate) fn check_surplus(account: &Account) -> Result<(), NotSpare> {
 
 /// The use of a budget of which something is spare.
 fn usage(account: &Account) -> Result<BudgetUsage, NotSpare> {
-    // A half-open one may be waiting for just this read. (It permits no refresh and no walk.)
+    // A half-open one may be waiting for just this read.
     if account.breakers.worst() == State::Open {
         return Err(NotSpare::BreakerOpen);
     }

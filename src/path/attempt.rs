@@ -53,6 +53,9 @@ pub(super) struct ClassifiedAnswer {
     spent: Option<Box<Spent>>,
 }
 
+/// What a call came to. On the heap, because it is handed on several times.
+pub(super) type CallResult = Result<Box<ClassifiedAnswer>, Refusal>;
+
 impl ClassifiedAnswer {
     /// Gives its place in flight back: it is kept while something else is waited for, which may need the place.
     pub(super) fn free_place(&mut self) {
@@ -72,7 +75,6 @@ pub(super) struct WithheldAnswer {
 
 /// What an attempt came to.
 pub(super) enum AttemptResult {
-    /// On the heap: it is handed on several times.
     Answered(Box<ClassifiedAnswer>),
     /// No response; with the service's claim, empty if it was used.
     Failed(Failure, Claim),

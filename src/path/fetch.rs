@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     UpstreamCall,
-    attempt::{AdmittedAttempt, AttemptResult, ClassifiedAnswer, PreparedAttempt, WithheldAnswer},
+    attempt::{AdmittedAttempt, AttemptResult, CallResult, ClassifiedAnswer, PreparedAttempt, WithheldAnswer},
 };
 use crate::{
     admission::Claim,
@@ -32,11 +32,7 @@ use crate::{
 const KEY_RESENDS: usize = 3;
 
 /// Steps 7 to 13.
-pub(super) async fn fetch(
-    call: &UpstreamCall,
-    claim: Claim,
-    attempts: &Attempts,
-) -> Result<Box<ClassifiedAnswer>, Refusal> {
+pub(super) async fn fetch(call: &UpstreamCall, claim: Claim, attempts: &Attempts) -> CallResult {
     let admitted = admit(call, claim, None)?;
     send(call, admitted, attempts).await
 }
@@ -53,11 +49,7 @@ pub(super) fn admit(call: &UpstreamCall, claim: Claim, pair: Option<Lease>) -> R
 }
 
 /// Steps 9 to 13, and the further attempts if there are any.
-pub(super) async fn send(
-    call: &UpstreamCall,
-    admitted: AdmittedAttempt,
-    attempts: &Attempts,
-) -> Result<Box<ClassifiedAnswer>, Refusal> {
+pub(super) async fn send(call: &UpstreamCall, admitted: AdmittedAttempt, attempts: &Attempts) -> CallResult {
     let (mut admitted, mut first, mut tried) = (admitted, None, Vec::new());
     let mut reason = None;
     loop {
@@ -88,18 +80,14 @@ pub(super) async fn send(
 }
 
 /// The result if no further attempt is sent, because of `refusal`: that of the attempt before, if there was one.
-fn result_of(
-    first: Option<Box<Result<Box<ClassifiedAnswer>, Refusal>>>,
-    refusal: Refusal,
-    attempts: &Attempts,
-) -> Result<Box<ClassifiedAnswer>, Refusal> {
+fn result_of(first: Option<Box<CallResult>>, refusal: Refusal, attempts: &Attempts) -> CallResult {
     attempts.ended();
     first.map_or(Err(refusal), |first| *first)
 }
 
 /// What follows an attempt.
 enum NextStep {
-    Done(Result<Box<ClassifiedAnswer>, Refusal>),
+    Done(CallResult),
     /// Nothing was sent, and there is no other attempt.
     Unsent(Refusal),
     Retry(Retry),
@@ -113,7 +101,7 @@ struct Retry {
     /// The service's claim; empty if it was used.
     claim: Claim,
     /// Result of the attempt before; absent: it was not sent, and is no result.
-    first: Option<Box<Result<Box<ClassifiedAnswer>, Refusal>>>,
+    first: Option<Box<CallResult>>,
 }
 
 /// A second attempt after a failure, which the account's retry budget has paid for.
@@ -140,7 +128,7 @@ impl SecondAttempt {
     }
 
     /// Waits, and then signs with the account's current pair.
-    async fn begin(self, claim: Claim, first: Result<Box<ClassifiedAnswer>, Refusal>, attempts: &Attempts) -> NextStep {
+    async fn begin(self, claim: Claim, first: CallResult, attempts: &Attempts) -> NextStep {
         timed(pin!(retry::wait(self.pause)), |time| attempts.waited_between(time)).await;
         NextStep::Retry(Retry { reason: self.reason, pair: None, claim, first: Some(Box::new(first)) })
     }

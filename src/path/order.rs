@@ -12,7 +12,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Call, Exchange,
-    attempt::{AdmittedAttempt, ClassifiedAnswer},
+    attempt::{AdmittedAttempt, CallResult},
     fetch,
     rest::RestOfAttempts,
 };
@@ -154,7 +154,7 @@ impl OrderTask {
 
     /// Steps 9 to 13. If the caller's wait ends before the first byte was sent, nothing is sent; if after, the caller is
     /// told so, and the order runs to its end.
-    async fn send(&mut self, admitted: AdmittedAttempt) -> Result<Box<ClassifiedAnswer>, Refusal> {
+    async fn send(&mut self, admitted: AdmittedAttempt) -> CallResult {
         let (call, attempts) = (self.call.clone(), self.attempts.clone());
         let mut sending = pin!(fetch::send(&call.upstream, admitted, &attempts));
         if let Some(outcome) = call.deadline().bound(sending.as_mut()).await {

@@ -26,7 +26,6 @@ use crate::{
     attempts::Attempts,
     cache::{Bid, Bids},
     config::Priority,
-    deadline::Deadline,
 };
 
 /// Of one fetch at the same time. Beyond it, only one that is more urgent than all others is added.
@@ -61,7 +60,7 @@ async fn spend_for(
     attempts: &Attempts,
 ) -> SpendResult {
     let budget = &call.account.budget;
-    let until = Deadline::after(Instant::now(), budget.max_wait()).min(call.deadlines.next(attempts.sent()));
+    let until = call.deadlines.next(attempts.sent()).within(budget.max_wait());
     let wait = |bid: &Bid| budget.spend(request_of(bid, call, attempts), claim);
     let unawaited = || async move {
         match until.bound(until_spare(call)).await {

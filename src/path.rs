@@ -58,13 +58,13 @@ where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     let snapshot = x.snapshot.clone();
+    // 1 who is calling; noted first, so that the service finds in its log also what is refused for its form
+    let service = snapshot.callers.identify(&head.headers, &x.client, x.opened());
+    service.iter().for_each(|service| x.identified(*service));
     let timeout = x.timeout(&head)?;
     let upload = timeout.upload(snapshot.limits.request);
     let target = target::target(&head)?;
-
-    // 1 who is calling
-    let service = snapshot.callers.identify(&head.headers, &x.client, x.opened())?;
-    x.identified(service);
+    let service = service?;
     // 2 which operation, and may this service
     let operation = snapshot.catalog.classify(&head.method, target.path());
     operation.iter().for_each(|operation| x.classified(operation));

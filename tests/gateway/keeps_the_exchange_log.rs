@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     bodies,
-    client::{get, post, request},
+    client::{Request, get, post, request},
     test_gateway::{Setup, TestGateway, canary_in, secret_of, until},
 };
 
@@ -67,6 +67,28 @@ fn requests_without_credentials_push_no_order_out() {
     assert!(line["path"].as_str().is_some_and(|path| path.len() == 2048 && path.starts_with("/p/p")), "{line}");
     assert!(line["path_bytes"].as_u64().is_some_and(|bytes| bytes > 30_000), "{line}");
     assert_eq!((line["query"].as_str().map(str::len), &line["query_bytes"]), (Some(2048), &30_002.into()));
+}
+
+/// The service finds there why it was refused.
+#[test]
+fn what_is_refused_for_its_form_is_in_the_log_of_its_service() {
+    let services = &[("limited", "quota = { per_day = 100 }")];
+    let gateway = Setup { services, ..Setup::default() }.start();
+    let refused = |requests: [Request; 3]| requests.map(|request| gateway.send(request));
+    let malformed = || {
+        let timeout = get("/region/province").header("x-gateway-timeout", "soon");
+        [timeout, get("/order/../region/province"), request("CONNECT", "/region/province")]
+    };
+    for response in refused(malformed().map(|request| request.by("limited"))) {
+        assert!(response.header("ratelimit").is_some(), "{response:?}");
+    }
+    refused(malformed());
+    until("all are logged", || gateway.log().len() == 6);
+    let (own, others) = (lines_of(&gateway, "exchanges"), lines_of(&gateway, "unidentified"));
+    let all = |lines: &[Value], service| lines.iter().filter(|line| line["service"] == service).count();
+    assert_eq!((all(&own, "limited"), own.len()), (3, 3), "{own:?}");
+    assert_eq!((all(&others, "-"), others.len()), (3, 3), "{others:?}");
+    assert_eq!(own[0]["code"], "request.malformed");
 }
 
 #[test]

@@ -317,37 +317,19 @@ fn every_repeated_header_has_one_meaning() {
 #[test]
 fn ambiguous_requests_are_refused_and_cost_nothing() {
     let gateway = limited_setup().start();
-    let malformed = refusal(400, "request.malformed", "bad_request");
+    let malformed = || refusal(400, "request.malformed", "bad_request");
     for (request, refusal) in [
-        (
-            get("/region/province").header("host", "a").header("host", "b"),
-            refusal(400, "request.malformed", "bad_request").unknown(),
-        ),
-        (
-            get("http://a/region/province").header("host", "b"),
-            refusal(400, "request.malformed", "bad_request").unknown(),
-        ),
-        (
-            get("/region/province").header("x-gateway-timeout", "soon"),
-            refusal(400, "request.malformed", "bad_request").unknown(),
-        ),
-        (
-            get("/region/province").header("x-gateway-timeout", "0"),
-            refusal(400, "request.malformed", "bad_request").unknown(),
-        ),
-        (
-            get("/region/province").header("x-gateway-timeout", "+300"),
-            refusal(400, "request.malformed", "bad_request").unknown(),
-        ),
-        (
-            get("/region/province").header("x-gateway-timeout", "300").header("x-gateway-timeout", "300"),
-            refusal(400, "request.malformed", "bad_request").unknown(),
-        ),
+        (get("/region/province").header("host", "a").header("host", "b"), malformed()),
+        (get("http://a/region/province").header("host", "b"), malformed()),
+        (get("/region/province").header("x-gateway-timeout", "soon"), malformed()),
+        (get("/region/province").header("x-gateway-timeout", "0"), malformed()),
+        (get("/region/province").header("x-gateway-timeout", "+300"), malformed()),
+        (get("/region/province").header("x-gateway-timeout", "300").header("x-gateway-timeout", "300"), malformed()),
         (
             get("/region/province").header("upgrade", "websocket").header("connection", "upgrade"),
-            refusal(501, "request.upgrade", "bad_request").unknown(),
+            refusal(501, "request.upgrade", "bad_request"),
         ),
-        (request("CONNECT", "fastrac:443"), refusal(501, "request.upgrade", "bad_request").unknown()),
+        (request("CONNECT", "fastrac:443"), refusal(501, "request.upgrade", "bad_request")),
         (
             post("/order/express", "{}").header("idempotency-key", ""),
             refusal(400, "request.idempotency", "bad_request"),
@@ -371,7 +353,7 @@ fn ambiguous_requests_are_refused_and_cost_nothing() {
     let mut connection = gateway.connect();
     connection.write(&request("POST", "/tariff/express").header("transfer-encoding", "chunked").by("shop2").bytes());
     connection.write(b"zz\r\n");
-    malformed.check_envelope(&connection.read_response("POST").expect("a response"));
+    malformed().check_envelope(&connection.read_response("POST").expect("a response"));
     assert!(connection.ends());
     assert_eq!(gateway.received().len(), 0);
 }

@@ -51,6 +51,11 @@ impl Operation {
     pub fn asks_cache(&self) -> bool {
         self.cache.is_some() || self.class == Class::Lookup
     }
+
+    /// The method of what is sent to Fastrac for a request with this one: what may be stored is whole.
+    pub fn method_sent<'a>(&self, method: &'a Method) -> &'a Method {
+        if self.cache.is_some() && *method == Method::HEAD { &Method::GET } else { method }
+    }
 }
 
 /// The service may not call the operation.

@@ -212,7 +212,9 @@ fn bounds(call: &UpstreamCall, attempts: &Attempts, began: Instant) -> Bounds {
 fn read(call: &UpstreamCall, answer: &Answer) -> Classification {
     let messages = &call.account.messages;
     match &answer.body {
-        _ if call.request.method == Method::HEAD => outcome::classify_head(answer.status, messages),
+        _ if *call.operation.method_sent(&call.request.method) == Method::HEAD => {
+            outcome::classify_head(answer.status, messages)
+        }
         AnswerBody::Whole(body) if call.needs_whole_answer() => {
             outcome::classify_strictly(answer.status, body, messages)
         }

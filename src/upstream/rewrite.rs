@@ -81,8 +81,7 @@ pub fn request(request: &BufferedRequest, operation: &Operation, endpoint: &Endp
         // then.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    let method =
-        if operation.cache.is_some() && request.method == Method::HEAD { Method::GET } else { request.method.clone() };
+    let method = operation.method_sent(&request.method).clone();
     Rewritten { method, target: target(request, endpoint), headers, body: request.body.clone() }
 }
 

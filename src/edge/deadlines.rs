@@ -229,12 +229,12 @@ impl Activity {
         self.ends_at(end.map_or(NEVER, |end| self.micros_at(end)));
     }
 
-    /// Records that the peer accepted bytes.
-    fn bytes_went(&self) {
-        // On HTTP/1 the last bytes of a response may be written after its request has ended. On HTTP/2
+    /// Records that the peer accepted bytes that it had not accepted at once.
+    fn bytes_went_late(&self) {
+        // On HTTP/1 the last bytes of a response may be written long after its request has ended. On HTTP/2
         // they may be the answer to a PING, which is no use of the connection.
         if self.busy.load(Relaxed) == 0 && !self.http2.load(Relaxed) && !self.in_head.load(Relaxed) {
-            self.ends_in(self.idle);
+            self.ends_at(self.idle_after(self.now()));
         }
     }
 
@@ -413,9 +413,8 @@ impl<S: ClientSocket> DeadlineIo<S> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let polled = if polled.is_pending() { self.poll_stalled(bytes, cx) } else { polled };
-        if polled.is_ready() {
-            self.stalled = None;
-            self.activity.bytes_went();
+        if polled.is_ready() && self.stalled.take().is_some() {
+            self.activity.bytes_went_late();
         }
         polled
     }
@@ -441,7 +440,7 @@ impl<S: ClientSocket> DeadlineIo<S> {
                 // TLS has written what it held.
                 Some(0) => {
                     self.stalled = Some(self.stall());
-                    self.activity.bytes_went();
+                    self.activity.bytes_went_late();
                     cx.waker().wake_by_ref();
                     expired = self.poll_expired(cx);
                 }
@@ -646,6 +645,24 @@ mod tests {
         activity.request_ended();
         let ended = Instant::now();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
+        assert_eq!(ended.elapsed().as_secs(), 75);
+    }
+
+    /// hyper reads, then writes what it has deferred, and does neither again.
+    #[tokio::test(start_paused = true)]
+    async fn the_idle_time_is_not_counted_from_the_next_wake_up() {
+        let (_peer, mut timed, activity) = busy(64).await;
+        activity.request_ended();
+        let (ended, mut written) = (Instant::now(), false);
+        let read = std::future::poll_fn(|cx| {
+            let mut buffer = [0; 8];
+            let read = Pin::new(&mut timed).poll_read(cx, &mut ReadBuf::new(&mut buffer));
+            if !written {
+                written = Pin::new(&mut timed).poll_write(cx, b"response").is_ready();
+            }
+            read
+        });
+        read.await.unwrap();
         assert_eq!(ended.elapsed().as_secs(), 75);
     }
 

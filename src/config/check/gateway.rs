@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -40,39 +40,38 @@ pub(super) fn listen(
             diagnostics
                 .error(&data.index(index), "has the port of an earlier address in this list: choose another port");
         }
-        if collide(*address, listen.admin) {
-            diagnostics.error(&place.key("admin"), "must not have the port of a data address");
-        }
         if !address.ip().is_loopback() && listen.tls.is_none() {
             let message = "is not loopback and has no TLS: credentials of services cross the network in the clear; set \
                            listen.tls, or terminate TLS in front of it";
             diagnostics.warn(&data.index(index), message);
         }
     }
+    if bound.collides(listen.admin) {
+        diagnostics.error(&place.key("admin"), "must not have the port of a data address");
+    }
     listen
 }
 
-/// The addresses so far, by their port and IP version.
+/// The addresses so far, by their port.
 #[derive(Default)]
-struct BoundPorts(BTreeMap<(u16, bool), BTreeSet<IpAddr>>);
+struct BoundPorts(BTreeMap<u16, BTreeSet<IpAddr>>);
 
 impl BoundPorts {
-    /// Adds an address; whether it cannot be bound beside the earlier ones.
+    /// Adds an address; whether it cannot be bound beside the earlier ones. `[::]` takes the port of IPv4 too (`bindv6only` is
+    /// 0 in ipv6(7)).
     fn collides(&mut self, address: SocketAddr) -> bool {
-        let earlier = self.0.entry((address.port(), address.is_ipv4())).or_default();
-        let any = match address.ip() {
-            ip if ip.is_unspecified() => !earlier.is_empty(),
-            ip => earlier.contains(&ip) || earlier.iter().next().is_some_and(IpAddr::is_unspecified),
+        let all: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let ip = address.ip().to_canonical();
+        let earlier = self.0.entry(address.port()).or_default();
+        let collides = match ip {
+            _ if earlier.contains(&ip) || earlier.contains(&all[1]) => true,
+            IpAddr::V4(_) if ip == all[0] => earlier.iter().any(IpAddr::is_ipv4),
+            IpAddr::V4(_) => earlier.contains(&all[0]),
+            IpAddr::V6(_) => ip == all[1] && !earlier.is_empty(),
         };
-        earlier.insert(address.ip());
-        any && address.port() != 0
+        earlier.insert(ip);
+        collides && address.port() != 0
     }
-}
-
-/// Whether the two addresses cannot be bound at the same time.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
-    let same_address = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && same_address
 }
 
 fn server_tls(

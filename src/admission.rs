@@ -39,7 +39,6 @@ pub use self::{
     calendar_day::{CalendarDay, LocalTime},
     claim::Claim,
     day::{DayCount, DayCounter, LastCounts, Unrecorded},
-    header::WindowLimit,
     in_flight::{InFlightLimit, InFlightPermit},
     lease::{CounterContext, CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level, RestoredDay},
     outlook::{DayProgress, DayUse, UseHistory, WARNINGS},

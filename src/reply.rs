@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
-    admission::{LimitWindow, Spent, WindowLimit},
+    admission::{LimitWindow, Spent},
     body::Receipt,
     cache::{CacheEntry, validator::IfNoneMatch},
     date,
@@ -166,14 +166,12 @@ pub(crate) struct RateLimitHeaders {
 }
 
 impl RateLimitHeaders {
-    /// Adds the window of the account's budget that has refused the request.
-    pub(crate) fn with_account(self, limit: Option<WindowLimit>, retry_after: Option<Duration>) -> Self {
-        let Some(limit) = limit else { return self };
+    /// Adds the window of the account's budget that has refused the request, and its limit; it has none while Fastrac
+    /// pauses an account without one.
+    pub(crate) fn with_account(self, window: LimitWindow, limit: Option<u64>, retry_after: Option<Duration>) -> Self {
         let wait = whole_seconds(retry_after.unwrap_or_default());
-        RateLimitHeaders {
-            policy: limit.append_policy(self.policy.as_ref()),
-            limit: limit.append_used_up(self.limit.as_ref(), wait),
-        }
+        let policy = limit.and_then(|limit| window.append_policy(self.policy.as_ref(), limit));
+        RateLimitHeaders { policy: policy.or(self.policy), limit: window.append_used_up(self.limit.as_ref(), wait) }
     }
 }
 

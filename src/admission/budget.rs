@@ -20,7 +20,6 @@ use super::{
     day::{DayCounter, Unrecorded},
     day_parts::DayParts,
     day_share::DayRefused,
-    header::WindowLimit,
     lease::CounterContext,
     outlook::DayUse,
     queue::{
@@ -248,14 +247,14 @@ impl Budget {
         self.queue.day.view().date
     }
 
-    /// The limit of a window.
-    pub fn limit(&self, window: LimitWindow) -> Option<WindowLimit> {
+    /// The limit of a window, in units.
+    pub fn limit(&self, window: LimitWindow) -> Option<u64> {
         let windows = self.usage().windows;
         let shown = match window {
             LimitWindow::Second => windows.second,
             LimitWindow::Day => windows.day,
         };
-        shown.map(|shown| WindowLimit { window, limit: shown.limit })
+        shown.map(|shown| shown.limit)
     }
 
     /// How far the day is used, for warnings and forecasts.

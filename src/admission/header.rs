@@ -39,27 +39,20 @@ pub(super) fn left(usage: &UsageByWindow) -> Option<HeaderValue> {
     value(list)
 }
 
-/// A window of an account's budget with its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowLimit {
-    pub window: LimitWindow,
-    /// Units per window.
-    pub limit: u64,
-}
-
-impl WindowLimit {
-    /// `RateLimit-Policy` with this window as well: `…, "account-second";q=20;w=1`.
-    pub fn append_policy(&self, fields: Option<&HeaderValue>) -> Option<HeaderValue> {
-        let (quota, seconds) = match self.window {
+impl LimitWindow {
+    /// `RateLimit-Policy` with this window of the account's budget and its limit as well: `…, "account-second";q=20;w=1`.
+    pub(crate) fn append_policy(self, fields: Option<&HeaderValue>, limit: u64) -> Option<HeaderValue> {
+        let (quota, seconds) = match self {
             LimitWindow::Second => ("\"account-second\";q=", 1),
             LimitWindow::Day => ("\"account-day\";q=", 86_400),
         };
-        append(fields, [quota, ";w="], [self.limit, seconds])
+        append(fields, [quota, ";w="], [limit, seconds])
     }
 
-    /// `RateLimit` with this window as well, of which nothing is left for `wait`: `…, "account-second";r=0;t=1`.
-    pub fn append_used_up(&self, fields: Option<&HeaderValue>, wait: Duration) -> Option<HeaderValue> {
-        let left = match self.window {
+    /// `RateLimit` with this window of the account's budget as well, of which nothing is left for `wait`:
+    /// `…, "account-second";r=0;t=1`.
+    pub(crate) fn append_used_up(self, fields: Option<&HeaderValue>, wait: Duration) -> Option<HeaderValue> {
+        let left = match self {
             LimitWindow::Second => "\"account-second\";r=",
             LimitWindow::Day => "\"account-day\";r=",
         };
@@ -99,10 +92,12 @@ mod tests {
     #[test]
     fn a_window_of_the_account_is_added() {
         let fields = HeaderValue::from_static("\"day\";q=9;w=86400");
-        let second = WindowLimit { window: LimitWindow::Second, limit: 20 };
-        assert_eq!(second.append_policy(Some(&fields)).unwrap(), "\"day\";q=9;w=86400, \"account-second\";q=20;w=1");
+        let (second, day) = (LimitWindow::Second, LimitWindow::Day);
+        assert_eq!(
+            second.append_policy(Some(&fields), 20).unwrap(),
+            "\"day\";q=9;w=86400, \"account-second\";q=20;w=1"
+        );
         assert_eq!(second.append_used_up(None, Duration::from_secs(3)).unwrap(), "\"account-second\";r=0;t=3");
-        let day = WindowLimit { window: LimitWindow::Day, limit: 7 };
-        assert_eq!(day.append_policy(None).unwrap(), "\"account-day\";q=7;w=86400");
+        assert_eq!(day.append_policy(None, 7).unwrap(), "\"account-day\";q=7;w=86400");
     }
 }

@@ -173,7 +173,7 @@ fn limits(snapshot: &Snapshot, service: usize, reply: &Reply, now: Instant) -> R
     let limits = RateLimitHeaders { policy, limit };
     let account = &snapshot.accounts[snapshot.catalog.services[service].account];
     match reply.budget_window() {
-        Some(window) => limits.with_account(account.budget.limit(window), reply.retry_after),
+        Some(window) => limits.with_account(window, account.budget.limit(window), reply.retry_after),
         None => limits,
     }
 }

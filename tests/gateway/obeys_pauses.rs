@@ -12,7 +12,7 @@ use crate::{
     bodies,
     client::{Connection, Response, post},
     process::{CONFIG, Program},
-    test_gateway::{ACCESS, SECRET, digest_of, sandbox, until},
+    test_gateway::{ACCESS, SECRET, Setup, digest_of, sandbox, until},
 };
 
 const QUOTE: &str = "/tariff/express";
@@ -76,6 +76,25 @@ impl Throttled {
         assert!((left..left + 2.0).contains(&(retry_after as f64)), "{retry_after} s, {left} s are left");
         assert_eq!(budget(&self.program)["learned_per_second"].as_f64(), Some(50.0), "half of 100");
         assert_eq!(self.fastrac.journal().len(), self.received, "Fastrac was called");
+    }
+}
+
+/// A refused caller never reads that plenty is left.
+#[test]
+fn a_pause_is_in_the_rate_limit_also_of_an_account_without_a_limit() {
+    let services = &[("limited", "quota = { per_day = 100 }")];
+    for service in ["limited", "shop"] {
+        let gateway = Setup { services, budget: "max_wait = \"0s\"", ..Setup::default() }.start();
+        gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::throttle(Some(30))).times(1));
+        let quote = || gateway.send(post(QUOTE, bodies::TARIFF).by(service));
+        assert_eq!(quote().outcome(), "throttled");
+        let refused = quote();
+        assert_eq!(refused.code(), "budget.second");
+        let (limit, wait) =
+            (refused.header("ratelimit").expect("RateLimit"), refused.header("retry-after").expect("a wait"));
+        assert!(limit.ends_with(&format!("\"account-second\";r=0;t={wait}")), "{limit}");
+        assert_eq!(limit.starts_with("\"day\";r=99;"), service == "limited", "{limit}");
+        assert_eq!(refused.header("ratelimit-policy").is_some(), service == "limited", "{refused:?}");
     }
 }
 

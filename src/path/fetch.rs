@@ -2,12 +2,13 @@
 //!
 //! The plain request, the fill and the order all come through here. There is another attempt only where it can do no
 //! harm: the response proves that nothing was executed (401) and another pair is at hand, at most [`KEY_RESENDS`]
-//! times; or the operation is repeatable, somebody waits for it, and the first attempt failed, once, if the account's retry
-//! budget, the breaker and the deadline allow it. What always holds: if an attempt is not sent (it is refused, or there is
-//! no connection), the result of the one before is the result. Must not know who waits. Fails with the [`Refusal`] of an
-//! attempt that brought no response, or none that may be passed on.
+//! times; or the operation is repeatable, somebody waits for it until it is sent, and the first attempt failed, once, if the
+//! account's retry budget, the breaker and the deadline allow it. What always holds: if an attempt is not sent (it is
+//! refused, or there is no connection), the result of the one before is the result; what is taken for an attempt before a
+//! wait goes back if the attempt does not begin. Must not know for whom it is sent. Fails with the [`Refusal`] of an attempt
+//! that brought no response, or none that may be passed on.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -25,7 +26,10 @@ use crate::{
     keys::{Lease, RefusedRequest, Remedy, RequestOrigin, TriedPair, Verdict},
     outcome::{Outcome, RetryReason},
     refusal::Refusal,
-    upstream::{AnswerBody, Failure, retry},
+    upstream::{
+        AnswerBody, Failure,
+        retry::{self, RetryToken},
+    },
 };
 
 /// How often a request is sent again because its key pair was refused.
@@ -51,14 +55,21 @@ pub(super) fn admit(call: &UpstreamCall, claim: Claim, pair: Option<Lease>) -> R
 /// Steps 9 to 13, and the further attempts if there are any.
 pub(super) async fn send(call: &UpstreamCall, admitted: AdmittedAttempt, attempts: &Attempts) -> CallResult {
     let (mut admitted, mut first, mut tried) = (admitted, None, Vec::new());
-    let mut reason = None;
+    let mut again = None;
     loop {
-        let prepared = match PreparedAttempt::new(call, admitted, attempts).await {
-            Ok(prepared) => prepared,
-            Err(refusal) => return result_of(first, refusal, attempts),
+        // In a block: a variable for the result would stay in the future.
+        let prepared = {
+            let prepared = match &again {
+                Some(RetryCause::Failure(_)) => prepare_for_waiters(call, admitted, attempts).await,
+                _ => PreparedAttempt::new(call, admitted, attempts).await,
+            };
+            match prepared {
+                Ok(prepared) => prepared,
+                Err(refusal) => return result_of(first, refusal, attempts),
+            }
         };
-        match reason {
-            Some(reason) => call.snapshot.recorder.retried(call.account.index, call.operation.class, reason),
+        match again.take() {
+            Some(cause) => cause.begin(call),
             None if call.operation.repeatable() && call.is_awaited() => call.account.retries.earn(),
             None => {}
         }
@@ -70,13 +81,25 @@ pub(super) async fn send(call: &UpstreamCall, admitted: AdmittedAttempt, attempt
             NextStep::Unsent(refusal) => return result_of(first, refusal, attempts),
             NextStep::Retry(retry) => retry,
         };
-        (first, reason) = (retry.first.or(first), Some(retry.reason));
-        let again = call.check_further_attempt().and_then(|()| admit(call, retry.claim, retry.pair));
-        admitted = match again {
+        if let RetryCause::Failure(second) = &retry.cause {
+            second.pause(call, attempts).await;
+        }
+        let permitted = call.check_further_attempt(retry.cause.reason());
+        (first, again) = (retry.first.or(first), Some(retry.cause));
+        admitted = match permitted.and_then(|()| admit(call, retry.claim, retry.pair)) {
             Ok(admitted) => admitted,
             Err(refusal) => return result_of(first, refusal, attempts),
         };
     }
+}
+
+/// Steps 9 to 11 of an attempt that is not to be sent once nobody waits for it. On the heap, because it is rare.
+fn prepare_for_waiters<'a>(
+    call: &'a UpstreamCall,
+    admitted: AdmittedAttempt,
+    attempts: &'a Attempts,
+) -> Pin<Box<impl Future<Output = Result<PreparedAttempt, Refusal>> + use<'a>>> {
+    Box::pin(async move { call.while_awaited(PreparedAttempt::new(call, admitted, attempts)).await? })
 }
 
 /// The result if no further attempt is sent, because of `refusal`: that of the attempt before, if there was one.
@@ -95,7 +118,7 @@ enum NextStep {
 
 /// Another attempt.
 struct Retry {
-    reason: RetryReason,
+    cause: RetryCause,
     /// The pair to sign with; absent: the account's current one.
     pair: Option<Lease>,
     /// The service's claim; empty if it was used.
@@ -104,10 +127,36 @@ struct Retry {
     first: Option<Box<CallResult>>,
 }
 
-/// A second attempt after a failure, which the account's retry budget has paid for.
+/// Why there is another attempt.
+enum RetryCause {
+    /// There is another key pair than the one that was refused or revoked.
+    Key,
+    /// On the heap: few requests have it, and all have room for it.
+    Failure(Box<SecondAttempt>),
+}
+
+/// A second attempt after a failure, if it begins.
 struct SecondAttempt {
     reason: RetryReason,
+    token: RetryToken,
     pause: Duration,
+}
+
+impl RetryCause {
+    fn reason(&self) -> RetryReason {
+        match self {
+            RetryCause::Key => RetryReason::Key,
+            RetryCause::Failure(second) => second.reason,
+        }
+    }
+
+    /// The attempt begins.
+    fn begin(self, call: &UpstreamCall) {
+        call.snapshot.recorder.retried(call.account.index, call.operation.class, self.reason());
+        if let RetryCause::Failure(second) = self {
+            second.token.spend();
+        }
+    }
 }
 
 impl SecondAttempt {
@@ -122,15 +171,22 @@ impl SecondAttempt {
             return None;
         }
         let pause = retry::pause(named).filter(|pause| call.deadlines.complete_by().leaves(*pause))?;
-        // The last condition, because it takes something.
-        let allowed = call.check_breaker().is_ok() && call.account.retries.take();
-        allowed.then_some(SecondAttempt { reason, pause })
+        call.check_breaker().ok()?;
+        let token = call.account.retries.take()?;
+        Some(SecondAttempt { reason, token, pause })
     }
 
-    /// Waits, and then signs with the account's current pair.
-    async fn begin(self, claim: Claim, first: CallResult, attempts: &Attempts) -> NextStep {
-        timed(pin!(retry::wait(self.pause)), |time| attempts.waited_between(time)).await;
-        NextStep::Retry(Retry { reason: self.reason, pair: None, claim, first: Some(Box::new(first)) })
+    /// It signs with the account's current pair. `claim`: the service's, empty if it was used.
+    fn after(self, claim: Claim, first: CallResult) -> NextStep {
+        let cause = RetryCause::Failure(Box::new(self));
+        NextStep::Retry(Retry { cause, pair: None, claim, first: Some(Box::new(first)) })
+    }
+
+    /// Waits, as long as anybody waits for the call.
+    async fn pause(&self, call: &UpstreamCall, attempts: &Attempts) {
+        let pause = Box::pin(call.while_awaited(retry::wait(self.pause)));
+        // Who waits is asked again in any case.
+        let _ = timed(pause, |time| attempts.waited_between(time)).await;
     }
 }
 
@@ -150,13 +206,13 @@ async fn next_step(
     let schedule = |reason, named| SecondAttempt::schedule(call, attempts, reason, named);
     let (reading, status, mut result) = match result {
         AttemptResult::Failed(Failure::Revoked, claim) => {
-            return NextStep::Retry(Retry { reason: RetryReason::Key, pair: None, claim, first: None });
+            return NextStep::Retry(Retry { cause: RetryCause::Key, pair: None, claim, first: None });
         }
         AttemptResult::Failed(failure, claim) => {
             let second = failure.retry_reason().and_then(|reason| schedule(reason, None));
             let (is_unsent, refusal) = (failure.is_unsent(), Refusal::from(failure));
             return match second {
-                Some(second) => second.begin(claim, Err(refusal), attempts).await,
+                Some(second) => second.after(claim, Err(refusal)),
                 None if is_unsent => NextStep::Unsent(refusal),
                 None => NextStep::Done(Err(refusal)),
             };
@@ -183,8 +239,8 @@ async fn next_step(
             Some(Remedy::Resend(lease)) => {
                 attempts.refused_unexecuted();
                 let first = Some(Box::new(Err(Refusal::key_rejected())));
-                let (reason, claim) = (RetryReason::Key, Claim::default());
-                return NextStep::Retry(Retry { reason, pair: Some(lease), claim, first });
+                let (cause, claim) = (RetryCause::Key, Claim::default());
+                return NextStep::Retry(Retry { cause, pair: Some(lease), claim, first });
             }
             Some(Remedy::Own) => {}
             Some(Remedy::Rejected) => return refused_unexecuted(attempts, Refusal::key_rejected()),
@@ -195,7 +251,7 @@ async fn next_step(
         && let Some(second) = schedule(reason, answer.response.wait_named())
     {
         answer.free_place();
-        return second.begin(Claim::default(), result, attempts).await;
+        return second.after(Claim::default(), result);
     }
     if settles {
         attempts.answered();

@@ -33,7 +33,7 @@ fn futures_stay_small() {
         ("served", served, 2176),
         ("hit", hit, 1920),
         ("fill", fill, 704),
-        ("fetch", fetch, 3904),
+        ("fetch", fetch, 3968),
         ("order", order, 256),
     ];
     for (name, size, limit) in sizes {

@@ -2,12 +2,16 @@
 //!
 //! A refresh or a walk begins a call that nobody waits for; it is a caller's as long as a request waits that has joined it.
 //! So is a fill, which goes on when its callers have left. What always holds: without one, it is sent from spare budget
-//! only, whichever attempt it is, and by leave of a breaker of its own; who waits is asked when an attempt is admitted, and
-//! decides whose breaker learns of its result. Must not know how a request is sent. Fails with [`NotSpare`], which as a
+//! only, whichever attempt it is, not again after a failure, and by leave of a breaker of its own; who waits is asked when an
+//! attempt is admitted, and decides whose breaker learns of its result. Must not know how a request is sent. Fails with [`NotSpare`], which as a
 //! refusal concerns nobody who joins too late, and with the refusal of the breaker.
+
+use std::future::Future;
 
 use super::{CallPriority, UpstreamCall};
 use crate::{
+    cache::Bids,
+    outcome::RetryReason,
     refusal::Refusal,
     spare::{self, NotSpare},
     upstream::breaker::BreakerPermit,
@@ -32,14 +36,29 @@ impl UpstreamCall {
         if permitted { Ok(()) } else { Err(NotSpare::ClassFailing) }
     }
 
-    /// Before a further attempt: one that nobody waits for needs spare budget as the first did.
+    /// Before a further attempt: nobody's is sent again after a failure, and with another pair only if there is spare budget,
+    /// as for the first.
     ///
     /// # Errors
-    /// The refusal of an attempt for which there is none.
-    pub(super) fn check_further_attempt(&self) -> Result<(), Refusal> {
-        match self.is_awaited() {
-            true => Ok(()),
-            false => self.check_surplus().map_err(|_| self.not_spare()),
+    /// The refusal of one that is not to be sent.
+    pub(super) fn check_further_attempt(&self, reason: RetryReason) -> Result<(), Refusal> {
+        match reason {
+            _ if self.is_awaited() => Ok(()),
+            RetryReason::Key => self.check_surplus().map_err(|_| self.not_spare()),
+            _ => Err(self.not_spare()),
+        }
+    }
+
+    /// The output of a future; the refusal of the call as soon as nobody waits for it any more.
+    pub(super) async fn while_awaited<F: Future>(&self, future: F) -> Result<F::Output, Refusal> {
+        let (CallPriority::OfWaiters(bids) | CallPriority::Spare(bids)) = &self.priority else {
+            return Ok(future.await);
+        };
+        let mut bids = bids.clone();
+        tokio::select! {
+            biased;
+            _ = bids.wait_for(Bids::is_empty) => Err(self.not_spare()),
+            output = future => Ok(output),
         }
     }
 

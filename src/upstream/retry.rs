@@ -2,11 +2,14 @@
 //!
 //! Which failures a second attempt may follow is a column of the table of outcomes. What always holds: in any period, an
 //! account makes at most [`RESERVE`] second attempts and its fraction (`retries`) of the first attempts that may be
-//! repeated, so that they do not multiply the load on a Fastrac that fails; one that is scheduled counts, whether it is
-//! sent or not. Must not know requests. Cannot fail.
+//! repeated, so that they do not multiply the load on a Fastrac that fails; one that is scheduled counts until it is
+//! dropped without having begun. Must not know requests. Cannot fail.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -46,16 +49,20 @@ impl RetryBudget {
 
     /// A first attempt that may be repeated is made.
     pub(crate) fn earn(&self) {
+        self.add(self.earned.load(Relaxed));
+    }
+
+    fn add(&self, millionths: u64) {
         // A full one, the usual case, is only read.
-        let earned = self.earned.load(Relaxed);
-        let add = |left: u64| (left < RESERVE * ONE).then(|| (left + earned).min(RESERVE * ONE));
+        let add = |left: u64| (left < RESERVE * ONE).then(|| (left + millionths).min(RESERVE * ONE));
         let _ = self.left.fetch_update(Relaxed, Relaxed, add);
     }
 
-    /// Takes one second attempt; whether there was one.
-    pub(crate) fn take(&self) -> bool {
+    /// Takes one second attempt, if there is one.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<RetryToken> {
         let take = |left: u64| left.checked_sub(ONE);
-        self.earned.load(Relaxed) > 0 && self.left.fetch_update(Relaxed, Relaxed, take).is_ok()
+        let is_taken = self.earned.load(Relaxed) > 0 && self.left.fetch_update(Relaxed, Relaxed, take).is_ok();
+        is_taken.then(|| RetryToken { budget: self.clone(), has_begun: false })
     }
 
     /// Second attempts that may be made at once.
@@ -67,6 +74,29 @@ impl RetryBudget {
 fn millionths(fraction: f64) -> u64 {
     // A fraction that is not zero allows some.
     if fraction > 0.0 { ((fraction * ONE as f64).round() as u64).clamp(1, ONE) } else { 0 }
+}
+
+/// One second attempt, which goes back unless it begins.
+#[derive(Debug)]
+#[must_use = "dropping it gives it back"]
+pub(crate) struct RetryToken {
+    budget: Arc<RetryBudget>,
+    has_begun: bool,
+}
+
+impl RetryToken {
+    /// The attempt begins.
+    pub(crate) fn spend(mut self) {
+        self.has_begun = true;
+    }
+}
+
+impl Drop for RetryToken {
+    fn drop(&mut self) {
+        if !self.has_begun {
+            self.budget.add(ONE);
+        }
+    }
 }
 
 /// The pause before a second attempt, at random, and at least as long as Fastrac says (`Retry-After`); `None` if that is
@@ -105,18 +135,20 @@ mod tests {
 
     #[test]
     fn a_fraction_of_zero_allows_none() {
-        let budget = RetryBudget::new(0.0);
+        let budget = Arc::new(RetryBudget::new(0.0));
         budget.earn();
-        assert!(!budget.take() && budget.left() == 0);
+        assert!(budget.take().is_none() && budget.left() == 0);
         budget.reconfigure(1.0);
-        assert!(budget.take() && budget.left() == RESERVE - 1);
+        budget.take().expect("one of them").spend();
+        assert_eq!(budget.left(), RESERVE - 1);
     }
 
     #[test]
     fn takes_at_once_never_exceed_it() {
-        let budget = RetryBudget::new(0.1);
+        let budget = Arc::new(RetryBudget::new(0.1));
+        let take = || (0..1000).filter_map(|_| budget.take()).map(RetryToken::spend).count();
         let taken: usize = std::thread::scope(|scope| {
-            let takers: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..1000).filter(|_| budget.take()).count())).collect();
+            let takers: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
             takers.into_iter().map(|taker| taker.join().unwrap()).sum()
         });
         assert_eq!(taken as u64, RESERVE);
@@ -127,20 +159,25 @@ mod tests {
     enum Step {
         Earn(u16),
         Take(u16),
+        /// Those that are scheduled begin.
+        Begin,
+        /// They do not.
+        GiveBack,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![(0..500_u16).prop_map(Step::Earn), (0..100_u16).prop_map(Step::Take)];
+        let taken = prop_oneof![Just(Step::Begin), Just(Step::GiveBack)];
+        let step = prop_oneof![(0..500_u16).prop_map(Step::Earn), (0..100_u16).prop_map(Step::Take), taken];
         prop::collection::vec(step, 1..60)
     }
 
     proptest! {
         /// Against a model that counts each attempt: the same are granted, and in any period not more than the reserve and
-        /// the fraction of the first attempts of that period.
+        /// the fraction of the first attempts of that period. What goes back does not count.
         #[test]
         fn grants_what_was_earned_and_not_more(steps in steps(), percent in 1_u64..=100) {
-            let budget = RetryBudget::new(percent as f64 / 100.0);
-            let mut model = 100 * RESERVE;
+            let budget = Arc::new(RetryBudget::new(percent as f64 / 100.0));
+            let (mut model, mut scheduled) = (100 * RESERVE, Vec::new());
             // First attempts and grants up to each step.
             let mut history = vec![(0_u64, 0_u64)];
             for step in steps {
@@ -152,18 +189,26 @@ mod tests {
                         model = (model + percent).min(100 * RESERVE);
                     },
                     Step::Take(times) => for _ in 0..times {
-                        let expected = model >= 100;
-                        prop_assert_eq!(budget.take(), expected);
+                        let (taken, expected) = (budget.take(), model >= 100);
+                        prop_assert_eq!(taken.is_some(), expected);
                         if expected {
                             model -= 100;
                             granted += 1;
                         }
+                        scheduled.extend(taken);
                     },
+                    Step::Begin => scheduled.drain(..).for_each(RetryToken::spend),
+                    Step::GiveBack => {
+                        let back = scheduled.len() as u64;
+                        scheduled.clear();
+                        model = (model + 100 * back).min(100 * RESERVE);
+                        granted -= back;
+                    }
                 }
                 prop_assert_eq!(budget.left(), model / 100);
                 for (firsts_before, granted_before) in &history {
                     let earned = (firsts - firsts_before) * percent;
-                    prop_assert!((granted - granted_before) * 100 <= 100 * RESERVE + earned);
+                    prop_assert!(granted.saturating_sub(*granted_before) * 100 <= 100 * RESERVE + earned);
                 }
                 history.push((firsts, granted));
             }

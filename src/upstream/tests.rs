@@ -35,7 +35,7 @@ const RULES: BreakerConfig = BreakerConfig {
 /// Fastrac, and what an account does on the way there.
 struct Outage {
     breakers: Breakers,
-    retries: RetryBudget,
+    retries: Arc<RetryBudget>,
     began: Instant,
     /// From `began` until then, each call fails.
     lasts: Duration,
@@ -54,7 +54,7 @@ impl Outage {
     fn new(lasts: Duration, failure: Duration) -> Arc<Self> {
         Arc::new(Outage {
             breakers: Breakers::new("main", &RULES),
-            retries: RetryBudget::new(0.1),
+            retries: Arc::new(RetryBudget::new(0.1)),
             began: Instant::now(),
             lasts,
             failure,
@@ -103,8 +103,12 @@ impl Outage {
             self.retries.earn();
         }
         let mut failed = first;
-        if first == Some(true) && self.breaker().check(true).is_ok() && self.retries.take() {
+        if first == Some(true)
+            && self.breaker().check(true).is_ok()
+            && let Some(token) = self.retries.take()
+        {
             retry::wait(retry::pause(None).expect("short")).await;
+            token.spend();
             failed = self.attempt().await;
         }
         if failed == Some(false) {

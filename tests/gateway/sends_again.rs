@@ -12,7 +12,7 @@ use fastrac_sandbox::{Act, CannedResponse, Fault};
 
 use crate::{
     bodies,
-    client::{Request, Response, post},
+    client::{Request, Response, get, post, request},
     test_gateway::{Setup, TestGateway, until},
 };
 
@@ -35,6 +35,11 @@ fn busy(retry_after: &str) -> Act {
 fn attempts(gateway: &TestGateway, response: &Response) -> u64 {
     let line = gateway.line(response.header("x-request-id").expect("an id"));
     line["attempts"].as_u64().expect("a number")
+}
+
+/// Second attempts that may be made at once.
+fn left(gateway: &TestGateway) -> u64 {
+    gateway.admin("/status").json()["accounts"]["main"]["retries_left"].as_u64().expect("a number")
 }
 
 fn retries(gateway: &TestGateway, reason: &str) -> f64 {
@@ -136,8 +141,7 @@ fn only_a_tenth_of_first_attempts_and_a_few_while_everything_fails() {
         }
         let (received, counted) = (gateway.received().len(), retries(&gateway, "503"));
         assert_eq!((received, counted), (200 + most, most as f64), "{account}");
-        let left = &gateway.admin("/status").json()["accounts"]["main"]["retries_left"];
-        assert_eq!(left, &0, "{account}");
+        assert_eq!(left(&gateway), 0, "{account}");
     }
 }
 
@@ -199,6 +203,52 @@ fn not_once_the_breaker_has_opened() {
     let response = gateway.send(quote());
     assert_eq!((response.status, response.sent(), attempts(&gateway, &response)), (503, "yes", 1), "{response:?}");
     assert_eq!(gateway.send(quote()).code(), "upstream.breaker");
-    let left = &gateway.admin("/status").json()["accounts"]["main"]["retries_left"];
-    assert_eq!(left, &10, "and none was taken");
+    assert_eq!(left(&gateway), 10, "and none was taken");
+}
+
+/// It would take what is left of them to others.
+#[test]
+fn none_that_nobody_waits_for_any_more_once_its_pause_is_over() {
+    for is_spare in [true, false] {
+        let budget = "per_second = 100000, burst = 100000, in_flight = 4, max_wait = \"3s\"";
+        let gateway = Setup { budget, ..Setup::default() }.start();
+        gateway.sandbox.fault(Fault::on("v2.track", Act::Pass).wait(Duration::from_secs(8)));
+        gateway.sandbox.fault(Fault::on("v2.city", busy("1")));
+        let take_place = |_| {
+            let mut connection = gateway.connect();
+            connection.write(&request("GET", "/order/track").json("{}").by("shop").bytes());
+            connection
+        };
+        let held: Vec<_> = (0..if is_spare { 0 } else { 2 }).map(take_place).collect();
+        until("places are taken", || gateway.received().len() == held.len());
+        for n in 0..15 {
+            let lookup = get(&format!("/region/city?province_id=31&n={n}")).by("clerk");
+            assert_eq!(gateway.send(lookup.header("x-gateway-timeout", "150")).outcome(), "timeout");
+        }
+        until("the fetches are over", || gateway.app().gateway.current.load().flights.is_empty());
+        let (received, retried) = (gateway.received().len(), gateway.metric("retries_total", &[]));
+        assert_eq!((received, retried, left(&gateway)), (held.len() + 15, 0.0, 10), "spare: {is_spare}");
+        gateway.sandbox.fault(Fault::on("v2.multi_items", Act::Html(503)).times(1));
+        let other = gateway.send(post("/item/multi-items", bodies::MULTI_ITEMS).by("shop"));
+        assert_eq!((other.status, attempts(&gateway, &other)), (200, 2), "{other:?}");
+    }
+}
+
+#[test]
+fn one_that_does_not_begin_goes_back() {
+    let gateway = TestGateway::new();
+    gateway.sandbox.fault(Fault::on(QUOTE, busy("2")));
+    let mut connection = gateway.connect();
+    connection.write(&quote().bytes());
+    until("it waits for its second attempt", || left(&gateway) == 9);
+    drop(connection);
+    until("its caller has left", || gateway.metric("requests_total", &[("outcome", "client_gone")]) == 1.0);
+    assert_eq!((left(&gateway), gateway.received().len()), (10, 1));
+
+    // The first one takes the only token of the second.
+    let budget = "per_second = 1, burst = 1, max_wait = \"0s\"";
+    let gateway = Setup { budget, ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on(QUOTE, Act::Html(503)));
+    until("it is sent, and no second attempt is", || gateway.send(quote()).outcome() == "upstream_error");
+    assert_eq!((left(&gateway), retries(&gateway, "503")), (10, 0.0));
 }

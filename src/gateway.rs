@@ -54,6 +54,7 @@ pub use overrides::{NotOverridden, Overrides, SetOverride};
 use ready::ReadySoFar;
 pub use removals::{Inventory, Removals};
 use restart::keep_in_force;
+pub(crate) use restart::keys_of_a_restart;
 pub use revoked::Revoked;
 use use_watch::UseWatch;
 pub use use_watch::{Outlook, WATCH_INTERVAL};

@@ -1,18 +1,20 @@
 //! `/config`: the configuration in force, with every default, in the notation of the file.
 //!
 //! Written out member by member, so that a new field is not shown until it is added here.
-//! Left out: digests, the services' access keys (only their number is shown), the vault's role id.
+//! Left out: digests, the services' access keys, the vault's role id. A credential or token is shown by a fingerprint, so
+//! that one sees that it was replaced.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::AdminState;
 use crate::config::{
-    AccountConfig, Config, Endpoint, KeySource, LimitsConfig, LogTarget, OperationConfig, Rate, ServerTlsConfig,
-    ServiceConfig, VaultAuth, VaultConfig,
+    AccountConfig, AdminTokenConfig, Config, CredentialConfig, Endpoint, KeySource, LimitsConfig, LogTarget,
+    OperationConfig, Rate, ServerTlsConfig, ServiceConfig, VaultAuth, VaultConfig,
 };
 
 pub(super) async fn config(State(state): State<Arc<AdminState>>) -> Json<Value> {
@@ -48,7 +50,7 @@ pub(crate) fn effective(config: &Config) -> Value {
             "admin_tls": listen.admin_tls.as_ref().map(tls),
         },
         "admin": {
-            "tokens": admin.tokens.iter().map(|it| json!({ "name": it.name, "role": it.role })).collect::<Vec<_>>(),
+            "tokens": admin.tokens.iter().map(token).collect::<Vec<_>>(),
             "hosts": admin.hosts,
         },
         "state": { "dir": state.dir },
@@ -195,11 +197,28 @@ fn service(service: &ServiceConfig, accounts: &[AccountConfig]) -> Value {
         },
         "share": service.share,
         "allow": { "classes": service.allow_classes, "operations": service.allow_operations },
-        "credentials": service.credentials.len(),
+        "credentials": service.credentials.iter().map(credential).collect::<Vec<_>>(),
         "identities": service.identities,
         "charge_hits": { "second": service.charge_hits_second, "day": service.charge_hits_day },
         "force_refresh": service.force_refresh,
     })
+}
+
+fn credential(credential: &CredentialConfig) -> Value {
+    json!({
+        "fingerprint": fingerprint(&credential.access_key, &credential.secret_sha256),
+        "expires": credential.expires.map(|expires| expires.last_day.to_string()),
+    })
+}
+
+fn token(token: &AdminTokenConfig) -> Value {
+    json!({ "name": token.name, "role": token.role, "fingerprint": fingerprint(&token.name, &token.sha256) })
+}
+
+/// Too short to be a digest of anything, long enough to differ.
+fn fingerprint(name: &str, digest: &[u8; 32]) -> String {
+    let digest = Sha256::new().chain_update(name).chain_update([0]).chain_update(digest).finalize();
+    hex::encode(&digest[..4])
 }
 
 fn operation(operation: &OperationConfig) -> Value {

@@ -9,13 +9,14 @@ use http::{Method, Uri};
 
 use super::{
     FAILED, WRONG,
-    against::{OF_THE_MACHINE, differences},
+    against::{OF_THE_MACHINE, SpecialKeys, differences},
     output,
     remote::{self, AdminClient, AdminCredentials},
 };
 use crate::{
     admin::config::effective,
     config::check::{Checked, KeyPath},
+    gateway::keys_of_a_restart,
     inspect,
 };
 
@@ -82,7 +83,8 @@ fn against(gateway: AdminClient, checked: &Checked) -> io::Result<u8> {
         return Ok(FAILED);
     }
     let silent = OF_THE_MACHINE.map(KeyPath::at).into_iter().filter(|key| !checked.lines.contains(key));
-    let lines = differences(&response.body, &effective(config), &silent.collect::<Vec<_>>());
+    let special = SpecialKeys { ignored: silent.collect(), of_a_restart: keys_of_a_restart(config) };
+    let lines = differences(&response.body, &effective(config), &special);
     remote::print(&lines).map(|()| 0)
 }
 

@@ -376,7 +376,10 @@ fn check_tells_what_a_reload_would_change() {
         text.replace(&service("a", "main", ""), &service("b", "main", "")).replace("drain = \"10s\"", "drain = \"9s\"");
     assert_eq!(against(&other), ["change: limits.drain: \"10s\" to \"9s\"", "remove: services.a", "add: services.b"]);
     // A digest is not shown, but that something differs is.
-    assert!(against(&text.replace(&digest_of("a"), &digest_of("b")))[0].starts_with("change: only what"));
+    let replaced = against(&text.replace(&digest_of("a"), &digest_of("b")));
+    assert!(replaced.len() == 1 && replaced[0].starts_with("change: services.a.credentials: "), "{replaced:?}");
+    assert!(!replaced[0].contains(&digest_of("b")), "{replaced:?}");
+    assert!(against(&format!("{text}\n# a comment\n"))[0].starts_with("change: only what"));
     let refused =
         against(&text.replace(&service("a", "main", ""), "").replace("[services.clerk]", "[services.renamed]"));
     assert!(refused.last().is_some_and(|line| line.starts_with("a reload would be refused: ")), "{refused:?}");

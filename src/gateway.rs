@@ -1,8 +1,9 @@
 //! The snapshot in force, and how a reload replaces it.
 //!
 //! [`Gateway::reload`] reads and compiles a new configuration and swaps it in. Live state (quotas, budgets,
-//! keys, cache, breakers) is kept (`compile`). What always holds: a reload that fails changes nothing. This room must not
-//! know threads or sockets, which belong to `app`. It fails with [`StartError`].
+//! keys, cache, breakers) is kept (`compile`), except what belongs to an address that an account has left
+//! ([`AddressState`](crate::snapshot::AddressState)). What always holds: a reload that fails changes nothing. This room
+//! must not know threads or sockets, which belong to `app`. It fails with [`StartError`].
 
 mod compile;
 mod counts;
@@ -202,7 +203,7 @@ impl Gateway {
         let (compiled, keys) = compile(&config, Some(previous), self.compile_context())?;
         let has_snapshot = config.cache.snapshot || in_force.config.cache.snapshot;
         let forgotten = has_snapshot.then(|| forget_on_disk(&self.live.snapshot_file, &snapshot, &compiled));
-        moved_accounts(&snapshot, &compiled).for_each(|account| account.note_moved());
+        left_accounts(&snapshot, &compiled).for_each(|account| account.leave());
         self.current.store(Arc::new(compiled));
         forgotten.iter().for_each(|forgotten| forgotten.keep_out_of(&snapshot.cache));
         forget_unused(&self.current.load());
@@ -259,11 +260,10 @@ impl Gateway {
     }
 }
 
-/// The accounts, as they were before, that have other addresses now.
-fn moved_accounts(before: &Snapshot, now: &Snapshot) -> impl Iterator<Item = Arc<Account>> {
-    let is_elsewhere = |old: &Account, new: &Account| new.name == old.name && new.addresses() != old.addresses();
-    let moved = move |old: &&Arc<Account>| now.accounts.iter().any(|new| is_elsewhere(old, new));
-    before.accounts.iter().filter(moved).cloned()
+/// The accounts, as they were before, that are not called at their addresses any more.
+fn left_accounts<'a>(before: &'a Snapshot, now: &'a Snapshot) -> impl Iterator<Item = &'a Arc<Account>> {
+    let stays = |old: &Account| now.accounts.iter().any(|new| Arc::ptr_eq(&new.address, &old.address));
+    before.accounts.iter().filter(move |old| !stays(old))
 }
 
 /// Sends the rotation tasks their settings, and waits until they are in force, but not longer than `within` in all.

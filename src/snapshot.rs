@@ -1,12 +1,14 @@
 //! What a request works with: one immutable compiled configuration, beside live state.
 //!
 //! A reload builds a new [`Snapshot`] and swaps it in; a request ends with the one that it began with. What always
-//! holds: quotas, budgets, keys, cache, refreshes, breakers, retry budgets and the in-flight count are live and shared, so that a new snapshot
-//! refers to the same ones and nothing is counted anew. Must not know requests. No logic, so it never fails.
+//! holds: quotas, budgets, keys, cache, refreshes and the in-flight count are live and shared, so that a new snapshot
+//! refers to the same ones and nothing is counted anew; so are breakers and retry budgets, as long as the account is
+//! called at the same addresses ([`AddressState`]). Must not know requests. Never fails, except as `address` says.
 
-use std::sync::{Arc, OnceLock};
+mod address;
 
-use tokio::time::Instant;
+use std::sync::Arc;
+
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -17,13 +19,14 @@ use crate::{
     catalog::{Catalog, Operation},
     config::{Api, Class, LimitsConfig, MessagesConfig},
     fetched::SharedFetch,
-    keys::{Keys, Lease, NoKey, Vault},
+    keys::{Keys, Vault},
     memory::{Memory, MemoryShares},
     orders::Orders,
     record::Recorder,
     spending::Spenders,
-    upstream::{Breakers, Pool, RetryBudget, inject::Route},
+    upstream::{Pool, inject::Route},
 };
+pub use address::AddressState;
 
 /// One compiled configuration and the live state that belongs to it.
 pub struct Snapshot {
@@ -62,10 +65,10 @@ pub struct Account {
     pub base: Route,
     pub v1: Route,
     pub v2: Route,
+    /// Of these three.
+    pub address: Arc<AddressState>,
     pub keys: Arc<Keys>,
     pub budget: Arc<Budget>,
-    pub breakers: Arc<Breakers>,
-    pub retries: Arc<RetryBudget>,
     /// Stored responses that are to be fetched again.
     pub refreshes: Arc<RefreshQueue>,
     /// How Fastrac's messages are classified.
@@ -74,8 +77,6 @@ pub struct Account {
     pub verify: String,
     /// An order refused with 401 is sent again with a newer pair.
     pub resend_orders: bool,
-    /// When a reload gave the account other addresses than these.
-    pub(crate) moved: OnceLock<Instant>,
 }
 
 impl Account {
@@ -108,20 +109,6 @@ impl Account {
     /// Whether an operation is called at this address.
     pub(crate) fn is_at(&self, address: &str) -> bool {
         self.addresses().contains(&address)
-    }
-
-    /// The account has other addresses from here on. Failures at these say nothing about those.
-    pub(crate) fn note_moved(&self) {
-        self.moved.get_or_init(Instant::now);
-        self.breakers.restart();
-    }
-
-    /// Whether the pair may be sent to these addresses: not if it was read for those that the account has now.
-    ///
-    /// # Errors
-    /// [`NoKey::Moved`].
-    pub(crate) fn check_pair(&self, pair: &Lease) -> Result<(), NoKey> {
-        self.moved.get().is_none_or(|moved| pair.was_read_before(*moved)).then_some(()).ok_or(NoKey::Moved)
     }
 
     /// The route for operations of an API version.

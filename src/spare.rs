@@ -71,7 +71,7 @@ pub(crate) fn check_surplus(account: &Account) -> Result<(), NotSpare> {
 /// The use of a budget of which something is spare.
 fn usage(account: &Account) -> Result<BudgetUsage, NotSpare> {
     // A half-open one may be waiting for just this read.
-    if account.breakers.worst() == State::Open {
+    if account.address.breakers.worst() == State::Open {
         return Err(NotSpare::BreakerOpen);
     }
     let usage = account.budget.usage();

@@ -105,7 +105,7 @@ fn keys(keys: &KeyStatus, add: &mut impl FnMut(DegradedReason, &str)) {
 }
 
 fn upstream(account: &Account, add: &mut impl FnMut(DegradedReason, &str)) {
-    for breaker in account.breakers.each() {
+    for breaker in account.address.breakers.each() {
         let class = breaker.class().as_str();
         let text = match breaker.state() {
             breaker::State::Closed => continue,
@@ -114,7 +114,7 @@ fn upstream(account: &Account, add: &mut impl FnMut(DegradedReason, &str)) {
         };
         add(DegradedReason::BreakerOpen, &format!("{text} (class {class})"));
     }
-    for breaker in account.breakers.each() {
+    for breaker in account.address.breakers.each() {
         let text = match breaker.failures_in_a_row() {
             0 => continue,
             1 => "the last request to Fastrac failed".to_owned(),

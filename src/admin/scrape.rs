@@ -106,6 +106,7 @@ fn text(state: &AdminState, openmetrics: bool) -> String {
     for account in &snapshot.accounts {
         keys(&scrape, account);
         account
+            .address
             .breakers
             .each()
             .for_each(|breaker| scrape.breaker(&account.name, breaker.class().as_str(), states(breaker)));

@@ -495,10 +495,15 @@ impl AccountStatus {
     fn of(account: &Account, orders_unknown: u64, budget: BudgetStatus) -> Self {
         AccountStatus {
             budget,
-            breaker: account.breakers.worst().as_str(),
-            breakers: account.breakers.each().map(|one| (one.class().as_str(), BreakerStatus::of(one))).collect(),
-            failing: account.breakers.each().map(Breaker::failures_in_a_row).max().unwrap_or(0),
-            retries_left: account.retries.left(),
+            breaker: account.address.breakers.worst().as_str(),
+            breakers: account
+                .address
+                .breakers
+                .each()
+                .map(|one| (one.class().as_str(), BreakerStatus::of(one)))
+                .collect(),
+            failing: account.address.breakers.each().map(Breaker::failures_in_a_row).max().unwrap_or(0),
+            retries_left: account.address.retries.left(),
             keys: KeysStatus::of(account.keys.status()),
             orders_unknown,
         }

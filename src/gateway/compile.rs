@@ -3,10 +3,7 @@
 //! Live state is found by name and kept; it gets its new settings only when nothing can fail any more. Fails with
 //! [`StartError`].
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::HeaderValue;
 
@@ -21,10 +18,9 @@ use crate::{
     keys::{Keeper, KeySettings, Keys, Observer, PairSource, Vault, VaultError},
     memory::{Memory, MemoryShares},
     record::{LiveSecrets, Masker, Names, Recorder},
-    snapshot::{Account, Snapshot},
+    snapshot::{Account, AddressState, Snapshot},
     spending::{Spenders, Spending},
     upstream::{
-        Breakers, RetryBudget,
         connect::{Destination, Dialer, client_config},
         inject::Route,
     },
@@ -61,7 +57,7 @@ impl<'a> Previous<'a> {
     fn cache_for(self, config: &Config) -> Cache {
         let gone = |before: &config::AccountConfig| !config.accounts.iter().any(|account| account.name == before.name);
         let moved = |settings: &config::AccountConfig| {
-            self.account(&settings.name).is_some_and(|before| endpoints(before.settings) != endpoints(settings))
+            self.account(&settings.name).is_some_and(|before| !is_same_address(before.settings, settings))
         };
         let has_moved = config.accounts.iter().any(moved) || self.config.accounts.iter().any(gone);
         if has_moved { self.snapshot.cache.moved() } else { self.snapshot.cache.clone() }
@@ -105,8 +101,8 @@ pub(super) fn compile(
     for (account, settings) in accounts.iter().zip(&config.accounts) {
         account.budget.resize(&settings.budget);
         account.budget.set_zone(&settings.day_zone);
-        account.breakers.reconfigure(&settings.breaker);
-        account.retries.reconfigure(settings.retries);
+        account.address.breakers.reconfigure(&settings.breaker);
+        account.address.retries.reconfigure(settings.retries);
         live.spending.set_zone(&settings.name, &settings.day_zone);
     }
     live.orders.reconfigure(&config.orders);
@@ -252,27 +248,26 @@ impl AccountBuilder<'_> {
         let AccountRoutes { base, v1, v2 } = self.routes(previous)?;
         let (keys, change) = self.keys(previous)?;
         let budget = self.counts.budget(settings);
-        let breakers = previous.map_or_else(
-            || Arc::new(Breakers::new(&settings.name, &settings.breaker)),
-            |previous| previous.account.breakers.clone(),
-        );
-        let retries = previous
-            .map_or_else(|| Arc::new(RetryBudget::new(settings.retries)), |previous| previous.account.retries.clone());
+        let address = match previous {
+            Some(PreviousAccount { account, settings: old }) if is_same_address(old, settings) => {
+                account.address.clone()
+            }
+            Some(PreviousAccount { account, .. }) => Arc::new(account.address.elsewhere(settings)),
+            None => Arc::new(AddressState::new(settings)),
+        };
         let account = Account {
             name: settings.name.clone(),
             index: self.index,
             base,
             v1,
             v2,
+            address,
             keys,
             budget,
-            breakers,
-            retries,
             refreshes: previous.map_or_else(Arc::default, |previous| previous.account.refreshes.clone()),
             messages: settings.messages.clone(),
             verify: settings.verify.clone(),
             resend_orders: settings.rotation.resend_orders,
-            moved: OnceLock::new(),
         };
         Ok((Arc::new(account), change))
     }
@@ -286,7 +281,7 @@ impl AccountBuilder<'_> {
         let other_vault = matches!(settings.keys, KeySource::Vault { .. })
             && !vaults.now.zip(vaults.before).is_some_and(|(now, before)| Arc::ptr_eq(now, before));
         let other_source = |old: &config::AccountConfig| old.keys != settings.keys || other_vault;
-        let moved = |old: &config::AccountConfig| endpoints(old) != endpoints(settings);
+        let moved = |old: &config::AccountConfig| !is_same_address(old, settings);
         let kept = previous.filter(|previous| !(moved(previous.settings) && other_source(previous.settings)));
         let Some(PreviousAccount { account, settings: old }) = kept else {
             let revocations = Arc::new(AccountRevocations::new(name, &live.revoked));
@@ -311,7 +306,7 @@ impl AccountBuilder<'_> {
     fn routes(&self, previous: Option<PreviousAccount<'_>>) -> Result<AccountRoutes, StartError> {
         let AccountBuilder { settings, live, .. } = *self;
         if let Some(PreviousAccount { account, settings: old }) = previous
-            && endpoints(old) == endpoints(settings)
+            && is_same_address(old, settings)
             && (&old.ca, &old.proxy) == (&settings.ca, &settings.proxy)
         {
             return Ok(AccountRoutes { base: account.base.clone(), v1: account.v1.clone(), v2: account.v2.clone() });
@@ -349,6 +344,11 @@ struct AccountRoutes {
 
 fn endpoints(settings: &config::AccountConfig) -> [&Endpoint; 3] {
     [&settings.base, &settings.v1, &settings.v2]
+}
+
+/// Whether the account is called at the same addresses, in the same way.
+fn is_same_address(before: &config::AccountConfig, now: &config::AccountConfig) -> bool {
+    endpoints(before) == endpoints(now)
 }
 
 /// Counts the key events of an account.

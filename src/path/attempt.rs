@@ -153,12 +153,12 @@ impl PreparedAttempt {
                 if reading.outcome == Outcome::Throttled {
                     let limit = LimitResponse { sent: began, wait: answer.wait_named() };
                     let again = call.budget_request(call.priority(), attempts.sent());
-                    let due = call.account.budget.throttled(limit, again);
+                    let due = call.account.throttled(limit, again);
                     answer.wait_at_least(due.max(THROTTLED));
                 }
                 permit.report(reading.evidence(answer.status), answer.took);
                 if proves_pair(call, &reading) {
-                    lease.note_accepted(began);
+                    call.account.accepted(&lease, began);
                 }
                 let endpoint = &call.account.route(call.operation.api).endpoint;
                 rewrite::answer(&mut answer, endpoint, &call.request.target);

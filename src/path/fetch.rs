@@ -70,7 +70,7 @@ pub(super) async fn send(call: &UpstreamCall, admitted: AdmittedAttempt, attempt
         };
         match again.take() {
             Some(cause) => cause.begin(call),
-            None if call.operation.repeatable() && call.is_awaited() => call.account.retries.earn(),
+            None if call.operation.repeatable() && call.is_awaited() => call.account.address.retries.earn(),
             None => {}
         }
         let lease = prepared.lease().clone();
@@ -172,7 +172,7 @@ impl SecondAttempt {
         }
         let pause = retry::pause(named).filter(|pause| call.deadlines.complete_by().leaves(*pause))?;
         call.check_breaker().ok()?;
-        let token = call.account.retries.take()?;
+        let token = call.account.address.retries.take()?;
         Some(SecondAttempt { reason, token, pause })
     }
 
@@ -222,7 +222,7 @@ async fn next_step(
         AttemptResult::Answered(answer) => (answer.reading, answer.response.status, Ok(answer)),
     };
     if !answered.tried.is_empty() && matches!(reading.outcome, Outcome::Ok | Outcome::NotFound) {
-        call.account.keys.accepted(answered.lease.version());
+        call.account.accepted_instead(answered.lease.version());
     }
     let settles = result.is_err() || !call.moves_money() || reading.settles_order(status);
     // An order that is sent again with another pair is decided by the next attempt.
@@ -231,7 +231,7 @@ async fn next_step(
     }
     if reading.key_refused && call.operation.class != Class::Unlisted {
         result.iter_mut().for_each(|answer| answer.free_place());
-        let remedy = call.account.keys.refused(refused(call, answered));
+        let remedy = call.account.refused(refused(call, answered));
         // On the heap: few requests need this timer.
         let remedy = Box::pin(call.deadlines.complete_by().bound(remedy));
         let remedy = timed(remedy, |time| attempts.waited_between(time)).await;
@@ -317,6 +317,8 @@ pub async fn canary(call: &UpstreamCall, lease: Lease) -> Verdict {
         return Verdict::Undecided;
     }
     match prepared.send(call, &attempts).await {
+        // It was refused or accepted where the account is not called any more.
+        _ if call.account.address.is_left() => Verdict::Undecided,
         AttemptResult::Answered(answer) if answer.reading.key_refused => Verdict::Refused,
         AttemptResult::Leaked(withheld) if withheld.reading.key_refused => Verdict::Refused,
         AttemptResult::Answered(answer)

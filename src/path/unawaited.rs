@@ -32,7 +32,7 @@ impl UpstreamCall {
     /// [`NotSpare`].
     pub(crate) fn check_surplus(&self) -> Result<(), NotSpare> {
         spare::check_surplus(&self.account)?;
-        let permitted = self.account.breakers.permits_unawaited(self.operation.class);
+        let permitted = self.account.address.breakers.permits_unawaited(self.operation.class);
         if permitted { Ok(()) } else { Err(NotSpare::ClassFailing) }
     }
 
@@ -67,7 +67,7 @@ impl UpstreamCall {
     /// # Errors
     /// The refusal.
     pub(super) fn check_breaker(&self) -> Result<(), Refusal> {
-        let (breakers, class) = (&self.account.breakers, self.operation.class);
+        let (breakers, class) = (&self.account.address.breakers, self.operation.class);
         match self.is_awaited() {
             true => Ok(breakers.of(class).check(self.is_conclusive())?),
             false if breakers.permits_unawaited(class) => Ok(()),
@@ -80,7 +80,7 @@ impl UpstreamCall {
     /// # Errors
     /// The refusal.
     pub(super) fn breaker_permit(&self) -> Result<BreakerPermit, Refusal> {
-        let (breakers, class) = (&self.account.breakers, self.operation.class);
+        let (breakers, class) = (&self.account.address.breakers, self.operation.class);
         match self.is_awaited() {
             true => Ok(breakers.of(class).admit(self.is_conclusive())?),
             false => breakers.admit_unawaited(class).ok_or_else(|| self.not_spare()),

@@ -785,9 +785,13 @@ async fn hundreds_of_rotations_leave_no_request_without_a_pair() {
 
 /// Puts other settings in force, as a reload does.
 async fn reload(world: &World, source: Option<&std::path::Path>, overlap: u64) {
+    reload_to(world, source, overlap, false).await;
+}
+
+async fn reload_to(world: &World, source: Option<&std::path::Path>, overlap: u64, moved: bool) {
     let changed = account(source.unwrap_or(world.folder.path()), |r| r.overlap = Duration::from_secs(overlap));
     let source = source.map(|_| Arc::new(PairSource::open(&changed.keys, "main", None).unwrap()));
-    let (keys, settings) = (world.keys.clone(), KeySettings { source, rotation: changed.rotation, moved: false });
+    let (keys, settings) = (world.keys.clone(), KeySettings { source, rotation: changed.rotation, moved });
     let taken = tokio::task::spawn_blocking(move || keys.reconfigure(settings, Duration::from_secs(5)));
     assert!(taken.await.unwrap(), "the settings are in force");
 }
@@ -806,6 +810,27 @@ async fn a_reload_with_another_source_keeps_pairs_and_refused_requests() {
     reload(&world, Some(other.path()), 600).await;
     let Remedy::Resend(lease) = refused.await.unwrap() else { panic!("the request failed") };
     assert_eq!(number(&lease), 2, "it is decided by the new source");
+}
+
+/// They wait for a canary, which is sent to the new address.
+#[tokio::test(start_paused = true)]
+async fn a_reload_with_another_address_ends_the_wait_of_refused_requests() {
+    let world = World::new().await;
+    *world.fastrac.slow.lock() = 5_000;
+    let (keys, refused) = (world.keys.clone(), request("shop", &[world.version()], true));
+    let waiting = tokio::spawn(async move { keys.refused(refused).await });
+    world.pass(50).await;
+    assert!(!waiting.is_finished());
+    reload_to(&world, None, 600, true).await;
+    assert!(matches!(waiting.await.unwrap(), Remedy::Rejected));
+    world.pass(10_000).await;
+    assert_eq!(world.in_use(), 1);
+    // Nor is it remembered that its service causes 401s itself.
+    let (keys, refused) = (world.keys.clone(), request("shop", &[world.version()], true));
+    let waiting = tokio::spawn(async move { keys.refused(refused).await });
+    world.pass(50).await;
+    assert!(!waiting.is_finished());
+    assert!(matches!(waiting.await.unwrap(), Remedy::Own));
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,9 +6,11 @@
 //! again. A request that its caller may end before it has shown anything leaves one probe to others, so that impatient
 //! callers do not delay the recovery. A [`BreakerPermit`] that is dropped without a report counts for nothing and frees
 //! its probe; a report from an earlier epoch (before the last change of state) counts for nothing. Every change of state
-//! is counted and logged. What is a failure is decided by the table of outcomes. It must not know requests. Fails with
-//! [`BreakerOpen`].
+//! is counted and logged. A breaker belongs to the addresses of its account: for others there is another one
+//! ([`Breaker::elsewhere`]), and what becomes of the earlier one, which late requests still use, is neither counted nor
+//! logged. What is a failure is decided by the table of outcomes. It must not know requests. Fails with [`BreakerOpen`].
 
+mod changes;
 mod window;
 
 use std::{
@@ -28,6 +30,7 @@ use crate::{
     outcome::Evidence,
     retry_after::whole_seconds,
 };
+use changes::StateChanges;
 use window::{Calls, Window};
 
 /// The epoch of a permit that has been reported.
@@ -42,17 +45,13 @@ pub struct Breaker {
 /// What a breaker shares with its permits.
 #[derive(Debug)]
 struct BreakerCore {
-    account: Box<str>,
-    class: Class,
-    /// For the log.
-    name: &'static str,
+    /// Shared with the breakers of the same calls at other addresses of the account.
+    changes: Arc<StateChanges>,
     /// Counts changes of state: even while closed, odd otherwise. Makes `admit` a single load while
     /// closed.
     epoch: AtomicU64,
     /// Failures since the last success.
     failures_in_a_row: AtomicU32,
-    /// How often each state was entered.
-    transitions: [AtomicU64; State::COUNT],
     locked: Mutex<Locked>,
 }
 
@@ -61,6 +60,8 @@ struct Locked {
     rules: config::BreakerConfig,
     circuit: Circuit,
     window: Window,
+    /// The account is not called at its address any more: changes of state are neither counted nor logged.
+    is_left: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -147,21 +148,27 @@ impl Breaker {
     }
 
     pub(super) fn named(name: &'static str, account: &str, class: Class, rules: &config::BreakerConfig) -> Self {
-        let locked = Locked { rules: rules.clone(), circuit: Circuit::Closed, window: Window::new(Instant::now()) };
-        let shared = BreakerCore {
-            account: account.into(),
-            class,
-            name,
-            epoch: AtomicU64::new(0),
-            failures_in_a_row: AtomicU32::new(0),
-            transitions: Default::default(),
-            locked: Mutex::new(locked),
+        Breaker::closed(Arc::new(StateChanges::new(name, account, class)), rules)
+    }
+
+    /// A closed breaker of the same calls at other addresses of the account.
+    pub(super) fn elsewhere(&self, rules: &config::BreakerConfig) -> Self {
+        Breaker::closed(self.shared.changes.clone(), rules)
+    }
+
+    fn closed(changes: Arc<StateChanges>, rules: &config::BreakerConfig) -> Self {
+        let locked = Locked {
+            rules: rules.clone(),
+            circuit: Circuit::Closed,
+            window: Window::new(Instant::now()),
+            is_left: false,
         };
-        Self { shared: Arc::new(shared) }
+        let (epoch, failures_in_a_row) = (AtomicU64::new(0), AtomicU32::new(0));
+        Breaker { shared: Arc::new(BreakerCore { changes, epoch, failures_in_a_row, locked: Mutex::new(locked) }) }
     }
 
     pub fn class(&self) -> Class {
-        self.shared.class
+        self.shared.changes.class
     }
 
     /// Takes new rules and keeps the state; what was counted is kept unless the window's length changes.
@@ -204,18 +211,14 @@ impl Breaker {
         Ok(BreakerPermit { shared: self.shared.clone(), epoch })
     }
 
-    /// Closes it, and forgets what was counted: the account has another address. Reports of calls to the one before count for
-    /// nothing.
-    pub(crate) fn restart(&self) {
+    /// The account is not called at the breaker's address any more. Its state stays, for requests that still are, but
+    /// reports that it is closed.
+    pub(super) fn leave(&self) {
         let mut locked = self.shared.locked.lock();
-        let was_closed = locked.circuit == Circuit::Closed;
-        (locked.circuit, locked.window) = (Circuit::Closed, Window::new(Instant::now()));
-        if was_closed {
-            self.shared.epoch.fetch_add(2, Ordering::Release);
-        } else {
-            self.shared.entered(State::Closed);
+        locked.is_left = true;
+        if locked.circuit != Circuit::Closed {
+            self.shared.changes.left();
         }
-        self.shared.failures_in_a_row.store(0, Ordering::Relaxed);
     }
 
     /// Failures since the last success, for health; 0 while Fastrac is healthy.
@@ -235,7 +238,7 @@ impl Breaker {
 
     /// How often it has entered a state.
     pub fn transitions(&self, state: State) -> u64 {
-        self.shared.transitions[state as usize].load(Ordering::Relaxed)
+        self.shared.changes.count(state)
     }
 
     /// While it is open: until it is half-open. Zero in any other state.
@@ -297,7 +300,7 @@ impl BreakerCore {
     /// Whether the circuit lets another request through.
     fn admits(&self, locked: &mut Locked, conclusive: bool) -> Result<(), BreakerOpen> {
         self.expire(locked);
-        let (class, probes) = (self.class, locked.rules.probes.saturating_sub(u32::from(!conclusive)).max(1));
+        let (class, probes) = (self.changes.class, locked.rules.probes.saturating_sub(u32::from(!conclusive)).max(1));
         match locked.circuit {
             Circuit::Open { until } => Err(BreakerOpen::Open {
                 class,
@@ -314,9 +317,10 @@ impl BreakerCore {
     fn expire(&self, locked: &mut Locked) {
         if matches!(locked.circuit, Circuit::Open { until } if Instant::now() >= until) {
             locked.circuit = Circuit::HalfOpen { probing: 0, successes: 0 };
-            self.entered(State::HalfOpen);
-            let (account, class, name) = (&*self.account, self.class.as_str(), self.name);
-            tracing::info!(account, class, probes = locked.rules.probes, "{name} half-open: probes may be sent");
+            self.begin_epoch(State::HalfOpen);
+            if !locked.is_left {
+                self.changes.half_opened(locked.rules.probes);
+            }
         }
     }
 
@@ -357,22 +361,22 @@ impl BreakerCore {
     fn open(&self, locked: &mut Locked, because: Calls) {
         let open = locked.rules.open;
         locked.circuit = Circuit::Open { until: Instant::now() + open };
-        self.entered(State::Open);
-        let (account, class, name) = (&*self.account, self.class.as_str(), self.name);
-        let Calls { total, failed, slow } = because;
-        tracing::warn!(account, class, ?open, calls = total, failed, slow, "{name} open: Fastrac is failing");
+        self.begin_epoch(State::Open);
+        if !locked.is_left {
+            self.changes.opened(open, because);
+        }
     }
 
     fn close(&self, locked: &mut Locked) {
         (locked.circuit, locked.window) = (Circuit::Closed, Window::new(Instant::now()));
-        self.entered(State::Closed);
-        let (account, class, name) = (&*self.account, self.class.as_str(), self.name);
-        tracing::info!(account, class, "{name} closed: Fastrac has recovered");
+        self.begin_epoch(State::Closed);
+        if !locked.is_left {
+            self.changes.recovered();
+        }
     }
 
-    /// Counts a state. Reports of earlier epochs count for nothing from now on. Called with the lock held.
-    fn entered(&self, state: State) {
-        self.transitions[state as usize].fetch_add(1, Ordering::Relaxed);
+    /// Reports of earlier epochs count for nothing from now on. Called with the lock held.
+    fn begin_epoch(&self, state: State) {
         let epoch = self.epoch.load(Ordering::Acquire);
         let next = if is_closed(epoch) == (state == State::Closed) { epoch + 2 } else { epoch + 1 };
         self.epoch.store(next, Ordering::Release);

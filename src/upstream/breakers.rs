@@ -1,5 +1,5 @@
-//! The circuit breakers of an account: two for each class of operations, of calls that callers wait for and of those that
-//! nobody waits for.
+//! The circuit breakers of an account at its addresses: two for each class of operations, of calls that callers wait
+//! for and of those that nobody waits for.
 //!
 //! What always holds: what happens to calls of one class neither stops nor permits those of another, so that failing
 //! lookups do not stop orders; what happens to calls that nobody waits for neither stops nor permits one that a caller waits
@@ -62,9 +62,18 @@ impl Breakers {
         self.all().for_each(|breaker| breaker.reconfigure(rules));
     }
 
-    /// Closes them, because the account has another address.
-    pub(crate) fn restart(&self) {
-        self.all().for_each(Breaker::restart);
+    /// Closed ones of the same account at other addresses.
+    pub(crate) fn elsewhere(&self, rules: &BreakerConfig) -> Self {
+        let of_class = |ClassBreakers { callers, unawaited }: &ClassBreakers| ClassBreakers {
+            callers: callers.elsewhere(rules),
+            unawaited: unawaited.elsewhere(rules),
+        };
+        Breakers(self.0.iter().map(of_class).collect())
+    }
+
+    /// The account is not called at their addresses any more.
+    pub(crate) fn leave(&self) {
+        self.all().for_each(Breaker::leave);
     }
 
     fn all(&self) -> impl Iterator<Item = &Breaker> {
@@ -124,8 +133,7 @@ mod tests {
         assert_eq!(permitted(), (true, true), "the new minimum");
         breakers.admit_unawaited(class).unwrap().failure();
         assert_eq!(permitted(), (false, false));
-        breakers.restart();
-        assert_eq!(permitted(), (true, true));
+        assert!(breakers.elsewhere(&RULES).admit_unawaited(class).is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -43,6 +43,7 @@
 //! | `erases_retired_keys` | a retired pair is gone from the process's memory |
 //! | `frames_each_leg` | a response is one response for its caller, whatever its framing says |
 //! | `reloads_without_failures` | many reloads of the configuration under load, without a failed request or lost state |
+//! | `leaves_addresses` | what an account's earlier address says decides nothing at its present one |
 //! | `hostile` | malformed and hostile input is refused, and none of it reaches Fastrac |
 //! | `serves_http2_and_tls` | HTTP/2 and TLS listeners behave like HTTP/1.1 |
 //! | `replaces_certificates` | the listeners' certificates are replaced while running, without a failed handshake |
@@ -100,6 +101,7 @@ mod keeps_ended_orders;
 mod keeps_key_pairs;
 mod keeps_the_exchange_log;
 mod layout;
+mod leaves_addresses;
 mod logs_despite_disks;
 mod logs_without_waiting;
 mod never_leaks;

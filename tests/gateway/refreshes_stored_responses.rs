@@ -88,7 +88,7 @@ fn a_forced_refresh_is_compared_too() {
 }
 
 fn retries_left(gateway: &TestGateway) -> u64 {
-    gateway.app().gateway.current.load_full().accounts[0].retries.left()
+    gateway.app().gateway.current.load_full().accounts[0].address.retries.left()
 }
 
 fn fails(status: u16) -> Fault {
@@ -145,7 +145,7 @@ fn cities(gateway: &TestGateway, status: u16) -> usize {
 
 /// State of the callers' breaker that is farthest from closed.
 fn breaker(gateway: &TestGateway) -> &'static str {
-    gateway.app().gateway.current.load_full().accounts[0].breakers.worst().as_str()
+    gateway.app().gateway.current.load_full().accounts[0].address.breakers.worst().as_str()
 }
 
 /// Each of them had Fastrac verify the pair, although an earlier one had shown that the operation is refused and not the pair.

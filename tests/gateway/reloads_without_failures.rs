@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fastrac_sandbox::{Act, Entry, Fault, Options, Sandbox};
+use fastrac_sandbox::{Act, Fault};
 
 use fastrac_gateway::{files::configuration::LoadError, gateway::ReloadError};
 
@@ -18,7 +18,7 @@ use crate::{
     authority::Authority,
     bodies,
     client::{get, post},
-    test_gateway::{Setup, TWIN, TestGateway, digest_of, pair, sandbox, twin, until, write},
+    test_gateway::{Setup, TestGateway, digest_of, until, write},
 };
 
 /// The budget of most gateways here.
@@ -83,37 +83,6 @@ fn an_open_breaker_stays_open_when_its_settings_change() {
         gateway.reload(from, to);
         assert_eq!(quote(&gateway, "shop"), "breaker_open", "{to}");
     }
-}
-
-#[test]
-fn failures_of_an_address_do_not_count_for_another() {
-    let breaker = "minimum = 5, failures = 0.5, open = \"30m\"";
-    let mut gateway = Setup { breaker, ..Setup::default() }.start();
-    gateway.sandbox.fault(failing());
-    until("it opens", || quote(&gateway, "shop") == "breaker_open");
-    let elsewhere = Sandbox::start(sandbox()).expect("a sandbox");
-    gateway.reload(&gateway.sandbox.addr().to_string(), &elsewhere.addr().to_string());
-    assert_eq!(quote(&gateway, "shop"), "ok");
-}
-
-/// A pair that was read after the address has changed was configured for the new one only.
-#[test]
-fn a_new_pair_is_not_sent_to_the_address_before() {
-    let mut gateway = TestGateway::new();
-    let (access, secret) = TWIN;
-    let keys = sandbox().keys.into_iter().chain(twin().keys).collect();
-    let elsewhere = Sandbox::start(Options { keys, ..sandbox() }).expect("a sandbox");
-    gateway.sandbox.fault(failing().wait(Duration::from_secs(3)));
-    let mut connection = gateway.connect();
-    connection.write(&post("/tariff/express", bodies::TARIFF).by("shop").bytes());
-    until("it is sent", || gateway.received().len() == 1);
-    gateway.reload(&gateway.sandbox.addr().to_string(), &elsewhere.addr().to_string());
-    write(&gateway.folder.path().join("keys.toml"), &pair(access, secret));
-    let is_new = |entry: &Entry| entry.key.as_deref() == Some("direct");
-    until("the new pair signs", || quote(&gateway, "shop") == "ok" && elsewhere.journal().iter().any(is_new));
-    let response = connection.read_response("POST").expect("a response");
-    assert_eq!((response.status, response.sent()), (503, "yes"), "the response to the first attempt");
-    assert_eq!(gateway.received().len(), 1, "there was no second one");
 }
 
 #[test]

@@ -50,8 +50,8 @@ async fn a_revoked_pair_only_degrades() {
 #[tokio::test]
 async fn a_failing_fastrac_only_degrades_until_it_answers() {
     let stage = TestAdmin::usual().await;
-    let breakers = stage.gateway.current.load().accounts[0].breakers.clone();
-    let breaker = breakers.of(Class::Order);
+    let address = stage.gateway.current.load().accounts[0].address.clone();
+    let breaker = address.breakers.of(Class::Order);
     breaker.admit(true).unwrap().failure();
     breaker.admit(true).unwrap().failure();
     let reply = stage.ask(TestRequest::get("/readyz")).await;

@@ -10,8 +10,12 @@ fn breaker(minimum: u32, failures: f64, probes: u32) -> Breaker {
 }
 
 fn with_slow(minimum: u32, failures: f64, probes: u32, slow: Option<config::SlowCallsConfig>) -> Breaker {
+    Breaker::new("main", Class::Order, &config::BreakerConfig { slow, ..rules(minimum, failures, probes) })
+}
+
+fn rules(minimum: u32, failures: f64, probes: u32) -> config::BreakerConfig {
     let (window, open) = (Duration::from_secs(10), Duration::from_secs(5));
-    Breaker::new("main", Class::Order, &config::BreakerConfig { window, minimum, failures, open, probes, slow })
+    config::BreakerConfig { window, minimum, failures, open, probes, slow: None }
 }
 
 fn feed(breaker: &Breaker, good: u32, bad: u32) {
@@ -242,20 +246,27 @@ async fn changes_of_state_are_counted_once() {
 
 #[tokio::test(start_paused = true)]
 async fn another_address_is_not_judged_by_the_one_before() {
-    let breaker = breaker(2, 0.5, 1);
-    let late = [breaker.admit(true).unwrap(), breaker.admit(true).unwrap(), breaker.admit(true).unwrap()];
-    feed(&breaker, 0, 2);
-    assert_eq!(breaker.state(), State::Open);
-    breaker.restart();
-    assert_eq!((breaker.state(), breaker.transitions(State::Closed)), (State::Closed, 1));
-    late.into_iter().for_each(BreakerPermit::failure);
-    feed(&breaker, 0, 1);
-    // Also when it was closed: neither those that were counted nor those under way count.
-    let late = breaker.admit(true).unwrap();
-    breaker.restart();
-    late.failure();
-    feed(&breaker, 0, 1);
-    assert_eq!((breaker.state(), breaker.transitions(State::Closed)), (State::Closed, 1));
-    feed(&breaker, 0, 1);
-    assert_eq!(breaker.state(), State::Open);
+    for opened in [false, true] {
+        let before = breaker(2, 0.5, 1);
+        let counts =
+            |breaker: &Breaker| State::VARIANTS.iter().map(|state| breaker.transitions(*state)).collect::<Vec<_>>();
+        feed(&before, 0, if opened { 2 } else { 1 });
+        let now = before.elsewhere(&rules(2, 0.5, 1));
+        before.leave();
+        let opened = u64::from(opened);
+        assert_eq!((now.state(), counts(&now)), (State::Closed, vec![opened, 0, opened]));
+        // Requests that still go to the one before have its state, which nobody sees.
+        if opened == 0 {
+            feed(&before, 0, 1);
+        }
+        assert_eq!(before.state(), State::Open);
+        advance(Duration::from_secs(5)).await;
+        feed(&before, 1, 0);
+        assert_eq!(before.state(), State::Closed);
+        assert_eq!((now.state(), now.failures_in_a_row(), counts(&now)), (State::Closed, 0, vec![opened, 0, opened]));
+        feed(&now, 0, 1);
+        assert_eq!(now.state(), State::Closed);
+        feed(&now, 0, 1);
+        assert_eq!((now.state(), counts(&now)), (State::Open, vec![opened, 0, opened + 1]));
+    }
 }

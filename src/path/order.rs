@@ -23,7 +23,7 @@ use crate::{
     deadline::timed,
     orders::{self, CallerPresence, OrderRefusal, OrderRequest, OrderWait, Recall, StoredAnswer, Ticket},
     outcome::{Outcome, Sent},
-    refusal::{Refusal, RefusalFormat, RefusedRequestFacts},
+    refusal::{Refusal, RefusalFormat, RefusedRequestFacts, RepeatRule},
     reply::{Reply, ReplyBody},
     upstream::Failure,
 };
@@ -142,7 +142,8 @@ impl OrderTask {
             written.end(match &outcome {
                 Ok(reply) => stored(reply, call, sent),
                 Err(refusal) => {
-                    let (request_id, repeat) = (&call.request_id, call.repeat_rule());
+                    // A repeat gets this, so another one would learn nothing more.
+                    let (request_id, repeat) = (&call.request_id, RepeatRule::Unkeyed);
                     let request = RefusedRequestFacts { request_id, sent, repeat };
                     stored(&refusal.reply(request, RefusalFormat::Envelope), call, sent)
                 }

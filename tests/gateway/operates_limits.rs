@@ -338,9 +338,15 @@ fn an_order_that_may_have_been_sent_says_how_to_repeat_it() {
         gateway.sandbox.fault(Fault::on("v2.order_express", Act::Close).times(1));
         let order = post("/order/express", &bodies::order(usize::from(keyed))).by("shop");
         let order = if keyed { order.header("idempotency-key", "k-1") } else { order };
-        let response = gateway.send(order);
+        let response = gateway.send(order.clone());
         assert_eq!((response.code().as_str(), response.sent()), ("upstream.cut", "unknown"));
         assert_eq!(response.json()["error"]["retry"], expected);
+        if keyed {
+            // Its repeat gets what is known, and would get it again.
+            let repeat = gateway.send(order);
+            assert_eq!(repeat.header("idempotent-replayed"), Some("true"));
+            assert_eq!(repeat.json()["error"]["retry"], "ask");
+        }
     }
     gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::Close).times(2));
     let quote = gateway.send(post("/tariff/express", bodies::TARIFF).by("shop"));

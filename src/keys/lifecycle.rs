@@ -47,6 +47,8 @@ use crate::config::RotationConfig;
 const CONFIRM_WAIT: Duration = Duration::from_secs(2);
 /// How long requests wait for the first pair.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// How long the verdict of a canary is waited for while there is no usable pair. After that, its pair counts as undecided.
+const VERDICT_WAIT: Duration = Duration::from_secs(2);
 /// Number of retired versions that are remembered, for `revoke` to tell a known one.
 const MAX_RETIRED: usize = 64;
 
@@ -303,15 +305,24 @@ impl KeyLifecycle {
         self.tell(KeyEvent::Restarted, None);
     }
 
-    /// Retires the previous pair when its overlap has ended, and ends waits for the source.
+    /// Retires the previous pair when its overlap has ended, and ends waits for the source and for a verdict.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.confirm.take_if(|confirm| confirm.until <= now);
         self.first.take_if(|until| *until <= now);
+        if self.verdict_wait_ends(now).is_some_and(|end| end <= now) && self.take_over(now) {
+            self.update_lock(now);
+        }
         if self.overlap_ends().is_some_and(|end| end <= now)
             && let Some(previous) = self.previous.take()
         {
             self.retire(previous.slot.version());
         }
+    }
+
+    /// When the candidate is used although its first canary has not ended: there is no usable pair.
+    fn verdict_wait_ends(&self, now: Instant) -> Option<Instant> {
+        let candidate = self.candidate.as_ref().filter(|slot| slot.serves() && !self.usable(now))?;
+        Some(*self.canaries.get(&candidate.version())? + VERDICT_WAIT)
     }
 
     fn overlap_ends(&self) -> Option<Instant> {

@@ -110,8 +110,8 @@ where
 
     /// When something is due.
     fn next(&self) -> Option<Instant> {
-        let life = self.keeper.life.next();
-        let refused = self.refused.next(Instant::now());
+        let now = Instant::now();
+        let (life, refused) = (self.keeper.life.next(now), self.refused.next(now));
         [life, refused, self.readings.next(), self.revocations.next()].into_iter().flatten().min()
     }
 

@@ -279,6 +279,23 @@ mod verifies {
         assert_eq!(world.keys.status().pairs[0].standing, Verification::Verified);
     }
 
+    /// Only the canary's operation hangs: everything else would be served.
+    #[tokio::test(start_paused = true)]
+    async fn but_waits_seconds_only_for_a_verdict_when_there_is_no_other() {
+        for (verdict, serves) in [(Verdict::Verified, true), (Verdict::Refused, false)] {
+            let world = World::with(|_| {}, &[(1, verdict)], None).await;
+            *world.fastrac.slow.lock() = 8_000;
+            world.put(1);
+            world.pass(2_000).await;
+            assert_eq!((world.keys.lease().is_ok(), world.asked()), (false, vec![1]));
+            world.pass(1_200).await;
+            assert_eq!(world.in_use(), 1);
+            assert_eq!(world.keys.status().pairs[0].standing, Verification::Unverified);
+            world.pass(6_500).await;
+            assert_eq!(world.keys.lease().is_ok(), serves, "by the same canary");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn and_has_no_key_when_the_only_one_is_refused() {
         let world = World::with(|_| {}, &[(1, Verdict::Refused)], Some(1)).await;

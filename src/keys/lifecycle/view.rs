@@ -94,11 +94,14 @@ impl KeyLifecycle {
         slots.filter(|slot| !self.canaries.contains_key(&slot.version())).filter_map(|slot| slot.due).min()
     }
 
-    /// When something is due: a canary or its end, the end of an overlap, or of a wait for the source.
-    pub(crate) fn next(&self) -> Option<Instant> {
+    /// When something is due: a canary or its end, the end of an overlap, or of a wait for the source or a verdict.
+    pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
         let overlap = self.overlap_ends();
         let source = self.confirm.map(|confirm| confirm.until);
         let overdue = self.canary_ends().map(|(_, end)| end).min();
-        [self.next_canary(), overdue, overlap, source, self.first].into_iter().flatten().min()
+        [self.next_canary(), overdue, overlap, source, self.first, self.verdict_wait_ends(now)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }

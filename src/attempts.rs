@@ -3,10 +3,13 @@
 //!
 //! [`Attempts`] is the only record of whether a request was sent. What always holds: [`Sent`] only grows
 //! (`no`, `unknown`, `yes`), except that a request whose bytes may be leaving counts as `unknown` until it is handed back
-//! unsent; the fields are private and no method lowers it. Replies, refusals, the exchange log and
+//! unsent; the fields are private and no method lowers it. Each attempt, and each moment of a wait, is in one line of the
+//! exchange log: a wait that goes on when a line is taken is divided there. Replies, refusals, the exchange log and
 //! the order journal read it. Must not know connections, headers, or what a response means. Never fails.
 
 use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -15,6 +18,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::outcome::Sent;
 
@@ -75,7 +79,19 @@ struct AttemptsState {
     key_version: Option<Arc<str>>,
     status: Option<u16>,
     times: AttemptTimes,
+    /// The wait in progress, and from when on it is not in `times` yet.
+    waiting: Option<(WaitFor, Instant)>,
     logged: Option<Logged>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WaitFor {
+    Upstream,
+    /// The account's budget.
+    Budget,
+    /// The pause before another attempt, another key pair, or a verdict on one.
+    NextAttempt,
 }
 
 /// How long the attempts took.
@@ -90,16 +106,21 @@ pub(crate) struct AttemptTimes {
 }
 
 impl AttemptTimes {
-    fn total(self) -> Duration {
-        self.upstream + self.budget + self.between
+    fn of(&mut self, wait: WaitFor) -> &mut Duration {
+        match wait {
+            WaitFor::Upstream => &mut self.upstream,
+            WaitFor::Budget => &mut self.budget,
+            WaitFor::NextAttempt => &mut self.between,
+        }
     }
 }
 
 /// What lines of the exchange log have of the attempts.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Logged {
     count: u32,
-    times: AttemptTimes,
+    /// When the last of these lines was taken. Its times are no longer in the state.
+    at: Instant,
 }
 
 /// The attempts that belong into one line of the exchange log.
@@ -149,12 +170,9 @@ impl Attempts {
         });
     }
 
-    /// The last attempt is over, after this wait for Fastrac; with the status of its response, if there was one.
-    pub(crate) fn responded(&self, time: Duration, status: Option<u16>) {
-        self.0.change(|state| {
-            state.times.upstream += time;
-            state.status = status;
-        });
+    /// The last attempt is over; with the status of its response, if there was one.
+    pub(crate) fn responded(&self, status: Option<u16>) {
+        self.0.state.lock().status = status;
     }
 
     /// Status of Fastrac's response to the last attempt.
@@ -162,47 +180,42 @@ impl Attempts {
         self.0.state.lock().status
     }
 
-    /// Adds time spent waiting for Fastrac.
-    pub(crate) fn waited_for_upstream(&self, time: Duration) {
-        self.0.change(|state| state.times.upstream += time);
+    /// The output of a future. While it is pending, also if it is dropped then, time counts as spent waiting for this. The
+    /// future is pinned by the caller, as for [`crate::deadline::timed`].
+    pub(crate) async fn wait<F: Future + Unpin>(&self, wait: WaitFor, mut future: F) -> F::Output {
+        let mut waiting = None;
+        poll_fn(|context| {
+            let polled = Pin::new(&mut future).poll(context);
+            if polled.is_pending() {
+                waiting.get_or_insert_with(|| self.begin_wait(wait, Instant::now()));
+            }
+            polled
+        })
+        .await
     }
 
-    /// Adds time spent waiting for the account's budget.
-    pub(crate) fn waited_for_budget(&self, time: Duration) {
-        if !time.is_zero() {
-            self.0.change(|state| state.times.budget += time);
-        }
+    /// Time counts as spent waiting for this from `began` until the guard is dropped. There is one wait at a time.
+    pub(crate) fn begin_wait(&self, wait: WaitFor, began: Instant) -> CountedWait<'_> {
+        self.0.state.lock().waiting = Some((wait, began));
+        CountedWait(self)
     }
 
-    /// Adds time spent waiting between two attempts.
-    pub(crate) fn waited_between(&self, time: Duration) {
-        self.0.change(|state| state.times.between += time);
-    }
-
-    /// All time that was spent waiting.
-    pub(crate) fn waited(&self) -> Duration {
-        self.0.state.lock().times.total()
-    }
-
-    /// Takes the attempts for a line of the exchange log: those that no line has yet, so that each is in exactly one.
-    pub(crate) fn take_for_line(&self) -> LoggedAttempts {
+    /// Takes the attempts for a line of the exchange log whose time ends at `now`: those that no line has yet, and of the
+    /// wait in progress what is over.
+    pub(crate) fn take_for_line(&self, now: Instant) -> LoggedAttempts {
         let mut state = self.0.state.lock();
-        let (count, times, key_version) = (state.count, state.times, state.key_version.clone());
-        let before = state.logged.replace(Logged { count, times }).unwrap_or_default();
-        let since = |now: Duration, before: Duration| now.saturating_sub(before);
-        let times = AttemptTimes {
-            upstream: since(times.upstream, before.times.upstream),
-            budget: since(times.budget, before.times.budget),
-            between: since(times.between, before.times.between),
-        };
-        LoggedAttempts { count: count - before.count, times, key_version }
+        state.count_wait(now);
+        let (count, times, key_version) = (state.count, std::mem::take(&mut state.times), state.key_version.clone());
+        let before = state.logged.replace(Logged { count, at: now }).map_or(0, |logged| logged.count);
+        LoggedAttempts { count: count - before, times, key_version }
     }
 
-    /// How long the attempts took that no line has although one was written; `None`: there are none.
-    pub(crate) fn unlogged(&self) -> Option<Duration> {
+    /// How long ago the last line was taken, if there are attempts that no line has; `None`: there are none, or no line was
+    /// taken.
+    pub(crate) fn unlogged(&self, now: Instant) -> Option<Duration> {
         let state = self.0.state.lock();
         let logged = state.logged.filter(|logged| state.count > logged.count)?;
-        Some(state.times.total().saturating_sub(logged.times.total()))
+        Some(now.saturating_duration_since(logged.at))
     }
 
     /// Number of attempts, connections that failed included.
@@ -226,6 +239,26 @@ impl Attempts {
 impl AttemptsState {
     fn sent(&self) -> Sent {
         if self.sending { self.sent.max(Sent::Unknown) } else { self.sent }
+    }
+
+    /// Adds what is over of the wait in progress.
+    fn count_wait(&mut self, now: Instant) {
+        let Some((wait, since)) = &mut self.waiting else { return };
+        *self.times.of(*wait) += now.saturating_duration_since(*since);
+        *since = now;
+    }
+}
+
+/// A wait in progress.
+#[derive(Debug)]
+#[must_use = "dropping it ends the wait"]
+pub(crate) struct CountedWait<'a>(&'a Attempts);
+
+impl Drop for CountedWait<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.0.state.lock();
+        state.count_wait(Instant::now());
+        state.waiting = None;
     }
 }
 
@@ -253,7 +286,10 @@ impl Drop for Sending<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use proptest::prelude::*;
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -300,26 +336,36 @@ mod tests {
         }
     }
 
-    #[test]
-    fn each_attempt_is_in_one_line() {
+    #[tokio::test(start_paused = true)]
+    async fn each_attempt_and_each_moment_of_a_wait_is_in_one_line() {
         let (attempts, second) = (Attempts::default(), Duration::from_secs(1));
-        let begin = || {
-            attempts.begin("v1".into());
-            attempts.waited_for_upstream(second);
+        let waits = async |wait, seconds| attempts.wait(wait, Box::pin(sleep(seconds * second))).await;
+        let take = || attempts.take_for_line(Instant::now());
+        waits(WaitFor::Budget, 1).await;
+        attempts.begin("v1".into());
+        // The caller leaves in the middle.
+        let attempt = waits(WaitFor::Upstream, 5);
+        let caller = async {
+            sleep(2 * second).await;
+            assert_eq!(attempts.unlogged(Instant::now()), None, "no line is written");
+            take()
         };
-        begin();
-        begin();
-        assert_eq!(attempts.unlogged(), None, "no line is written");
-        let line = attempts.take_for_line();
-        assert_eq!((line.count, line.times.upstream, line.key_version.as_deref()), (2, 2 * second, Some("v1")));
-        assert_eq!(attempts.unlogged(), None);
-        begin();
-        attempts.waited_for_budget(3 * second);
-        assert_eq!(attempts.clone().unlogged(), Some(4 * second));
-        let rest = attempts.take_for_line();
-        let times = AttemptTimes { upstream: second, budget: 3 * second, between: Duration::ZERO };
+        let ((), line) = tokio::join!(attempt, caller);
+        let times = AttemptTimes { upstream: 2 * second, budget: second, ..AttemptTimes::default() };
+        assert_eq!((line.count, line.times, line.key_version.as_deref()), (1, times, Some("v1")));
+        assert_eq!(attempts.unlogged(Instant::now()), None, "it was one attempt");
+        waits(WaitFor::NextAttempt, 7).await;
+        attempts.begin("v1".into());
+        // Dropped while it waits.
+        let left = tokio::time::timeout(second, waits(WaitFor::Upstream, 9)).await;
+        assert!(left.is_err());
+        assert_eq!(attempts.clone().unlogged(Instant::now()), Some(11 * second));
+        let rest = take();
+        let times = AttemptTimes { upstream: 4 * second, between: 7 * second, ..AttemptTimes::default() };
         assert_eq!((rest.count, rest.times), (1, times));
-        assert_eq!((attempts.unlogged(), attempts.count()), (None, 3));
+        assert_eq!((attempts.unlogged(Instant::now()), attempts.count()), (None, 2));
+        attempts.wait(WaitFor::Budget, pin!(async {})).await;
+        assert_eq!(take().times, AttemptTimes::default(), "it was ready at once");
     }
 
     #[test]

@@ -271,20 +271,9 @@ pub(crate) async fn timed<F: Future + Unpin>(mut future: F, add: impl FnOnce(Dur
 }
 
 /// A wait in progress: how long it took is told when it is dropped.
-pub(crate) struct Wait<A: FnOnce(Duration)> {
+struct Wait<A: FnOnce(Duration)> {
     since: Option<Instant>,
     add: Option<A>,
-}
-
-impl<A: FnOnce(Duration)> Wait<A> {
-    pub(crate) fn since(began: Instant, add: A) -> Self {
-        Wait { since: Some(began), add: Some(add) }
-    }
-
-    /// It is counted elsewhere.
-    pub(crate) fn forget(mut self) {
-        self.add = None;
-    }
 }
 
 impl<A: FnOnce(Duration)> Drop for Wait<A> {

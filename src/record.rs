@@ -4,7 +4,7 @@
 //! line, exactly once, however the request ended. So requests counted = lines written + lines counted
 //! as dropped, beside those of fetches that the gateway begins itself. Secrets and personal data are masked before they reach the line.
 //!
-//! The room knows the closed lists of `outcome` and the names in the configuration, and no other
+//! The room knows the closed lists of `outcome`, the names in the configuration, and how waits are measured, and no other
 //! room. Recording never fails and never waits; only [`Record::reserve`] waits, and fails with
 //! [`QueueFull`].
 

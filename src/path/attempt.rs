@@ -13,9 +13,8 @@ use tokio::time::Instant;
 use super::{UpstreamCall, spend::spend};
 use crate::{
     admission::{Claim, LimitResponse, Spent},
-    attempts::Attempts,
+    attempts::{Attempts, WaitFor},
     config::Class,
-    deadline::timed,
     keys::Lease,
     outcome::{self, Classification, Outcome},
     record::AttemptTimer,
@@ -95,7 +94,7 @@ impl PreparedAttempt {
         attempts: &Attempts,
     ) -> Result<Self, Refusal> {
         let AdmittedAttempt { claim, pair } = admitted;
-        let spent = timed(pin!(spend(call, &claim, attempts)), |time| attempts.waited_for_budget(time)).await; // 9
+        let spent = attempts.wait(WaitFor::Budget, pin!(spend(call, &claim, attempts))).await; // 9
         let spent = spent.map_err(|not_spent| call.not_spent(not_spent))?.with_claim(claim);
         if call.moves_money() {
             call.allowance().check_response()?;
@@ -103,7 +102,10 @@ impl PreparedAttempt {
         // 10
         let lease = match pair.filter(|pair| !pair.is_revoked()) {
             Some(pair) => pair,
-            None => call.account.keys.lease_by(call.deadlines.next(attempts.sent())).await?,
+            None => {
+                let lease = pin!(call.account.keys.lease_by(call.deadlines.next(attempts.sent())));
+                attempts.wait(WaitFor::NextAttempt, lease).await?
+            }
         };
         call.account.check_pair(&lease)?;
         let permit = call.breaker_permit()?;
@@ -132,12 +134,10 @@ impl PreparedAttempt {
         let accounting = Accounting { spent: &mut spent, attempts, count: &count };
         let sent = upstream::send(&call.worker.pool, keyed, accounting, bounds).await;
         let status = sent.as_ref().ok().map(|answer| answer.status.as_u16());
-        let time = timer.stop(status);
+        timer.stop(status);
         // The response to the attempt before is the last one, if nothing was sent.
-        if sent.as_ref().is_err_and(Failure::is_unsent) {
-            attempts.waited_for_upstream(time);
-        } else {
-            attempts.responded(time, status);
+        if !sent.as_ref().is_err_and(Failure::is_unsent) {
+            attempts.responded(status);
         }
         match sent {
             Err(failure) => {

@@ -6,7 +6,6 @@
 
 use std::{
     future::Future,
-    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -83,7 +82,7 @@ impl Exchange {
         }
     }
 
-    /// The exchange for those of these attempts that are in no other's line, which took `time`.
+    /// The exchange for those of these attempts that are in no other's line, which ended before `time`.
     pub(super) fn of_attempts(mut self, attempts: Attempts, time: Duration) -> Self {
         self.record.iter_mut().for_each(|record| record.began_earlier(time));
         self.attempts = Some(attempts);
@@ -109,11 +108,10 @@ impl Exchange {
         let Some(record) = &mut self.record else { return Ok(()) };
         let limit = self.snapshot.limits.request;
         let deadline = caller.upload(operation.map_or(limit, |operation| operation.timeout.min(limit)));
-        let mut waited = Duration::ZERO;
-        let reserved = timed(pin!(record.reserve(deadline.instant().into_std())), |time| waited = time).await;
-        self.waited_for_log = waited;
-        record.paused += waited;
-        reserved.map_err(|_| Refusal::log_full())
+        record.reserve(deadline.instant().into_std()).await.map_err(|_| Refusal::log_full())?;
+        // It is the first thing that was waited for.
+        self.waited_for_log = record.paused;
+        Ok(())
     }
 
     pub(super) fn identified(&mut self, service: usize) {
@@ -227,19 +225,28 @@ impl Exchange {
                 record.cache = self.fetched_as.and_then(CacheStatusHeader::result);
             }
         }
-        record.head_ready(now.into_std());
+        if record.head_ready(now.into_std()) {
+            self.take_attempts(now);
+        }
+    }
+
+    /// Notes in the record what the attempts have come to at `now`. They may go on: what comes later belongs to another line.
+    fn take_attempts(&mut self, now: Instant) {
+        let sent = self.sent();
+        let Some(record) = &mut self.record else { return };
+        record.sent = sent;
+        let Some(attempts) = &self.attempts else { return };
+        let LoggedAttempts { count, times, key_version } = attempts.take_for_line(now);
+        (record.attempts, record.key_version) = (count, key_version);
+        (record.upstream, record.waited) = (times.upstream, times.budget);
+        record.paused += times.between;
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let sent = self.sent();
-        let Some(record) = &mut self.record else { return };
-        record.sent = sent;
-        let Some(attempts) = &self.attempts else { return };
-        let LoggedAttempts { count, times, key_version } = attempts.take_for_line();
-        (record.attempts, record.key_version) = (count, key_version);
-        (record.upstream, record.waited) = (times.upstream, times.budget);
-        record.paused += times.between;
+        if self.record.as_ref().is_some_and(|record| !record.has_head()) {
+            self.take_attempts(Instant::now());
+        }
     }
 }

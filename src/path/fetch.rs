@@ -20,9 +20,8 @@ use super::{
 };
 use crate::{
     admission::Claim,
-    attempts::Attempts,
+    attempts::{Attempts, WaitFor},
     config::Class,
-    deadline::timed,
     keys::{Lease, RefusedRequest, Remedy, RequestOrigin, TriedPair, Verdict},
     outcome::{Outcome, RetryReason},
     refusal::Refusal,
@@ -186,7 +185,7 @@ impl SecondAttempt {
     async fn pause(&self, call: &UpstreamCall, attempts: &Attempts) {
         let pause = Box::pin(call.while_awaited(retry::wait(self.pause)));
         // Who waits is asked again in any case.
-        let _ = timed(pause, |time| attempts.waited_between(time)).await;
+        let _ = attempts.wait(WaitFor::NextAttempt, pause).await;
     }
 }
 
@@ -234,7 +233,7 @@ async fn next_step(
         let remedy = call.account.refused(refused(call, answered));
         // On the heap: few requests need this timer.
         let remedy = Box::pin(call.deadlines.complete_by().bound(remedy));
-        let remedy = timed(remedy, |time| attempts.waited_between(time)).await;
+        let remedy = attempts.wait(WaitFor::NextAttempt, remedy).await;
         match remedy {
             Some(Remedy::Resend(lease)) => {
                 attempts.refused_unexecuted();

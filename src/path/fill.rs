@@ -25,7 +25,7 @@ use crate::{
         same_data,
     },
     config::Priority,
-    deadline::{Deadline, Wait},
+    deadline::Deadline,
     fetched::{FetchRefused, FetchResult, Fetched, SharedFetch},
     outcome::{Outcome, Sent},
     record::ResponseComparison,
@@ -126,17 +126,8 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
         fetch.complete(leader, claim).await;
     });
     let until = fallback.as_ref().map_or(deadline, |fallback| fallback.until);
-    // The fetch counts its own time; the rest of it is missing if its caller leaves before its end, or waits no longer.
-    let attempts = x.attempts().clone();
-    let counted = attempts.waited();
-    let wait = Wait::since(Instant::now(), |time| {
-        attempts.waited_for_upstream(time.saturating_sub(attempts.waited().saturating_sub(counted)));
-    });
+    // What the fetch waits for is in `x.attempts()`.
     let shared = Box::pin(until.bound(follower.result())).await;
-    match shared {
-        Some(_) => wait.forget(),
-        None => drop(wait),
-    }
     let Some(fallback) = fallback else {
         return match shared {
             Some(Some(shared)) => reply_of(&shared, reason.status(is_stored(&shared))),

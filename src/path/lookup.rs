@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     admission::Claim,
+    attempts::WaitFor,
     cache::{Acceptance, CacheEntry, Flight, Follower, JoinRequest, Key, Lookup, RequestDirectives},
-    deadline::timed,
     fetched::{FetchRefused, FetchResult, SharedFetch},
     outcome::Outcome,
     refusal::Refusal,
@@ -173,8 +173,7 @@ impl Search<'_> {
     ) -> Result<Option<Reply>, Refusal> {
         let until = self.fallback.as_ref().map_or(self.call.deadline(), |fallback| fallback.until);
         let may_be_sent = follower.sent_probe();
-        let result = pin!(until.bound(follower.result()));
-        let result = timed(result, |time| x.attempts().waited_for_upstream(time)).await;
+        let result = x.attempts().wait(WaitFor::Upstream, pin!(until.bound(follower.result()))).await;
         match (result, &self.fallback) {
             (Some(None), _) => Ok(None),
             (Some(Some(result)), _) if is_only_leaders(&result, self.call, began.elapsed()) => Ok(None),

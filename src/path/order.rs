@@ -18,9 +18,8 @@ use super::{
 };
 use crate::{
     admission::Claim,
-    attempts::Attempts,
+    attempts::{Attempts, WaitFor},
     body::Receipt,
-    deadline::timed,
     orders::{self, CallerPresence, OrderRefusal, OrderRequest, OrderWait, Recall, StoredAnswer, Ticket},
     outcome::{Outcome, Sent},
     refusal::{Refusal, RefusalFormat, RefusedRequestFacts, RepeatRule},
@@ -68,13 +67,13 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
             }
             Recall::Occupied(order) => {
                 let freed = Box::pin(call.deadline().bound(order.freed()));
-                let freed = timed(freed, |time| x.attempts().waited_for_upstream(time)).await;
+                let freed = x.attempts().wait(WaitFor::Upstream, freed).await;
                 freed.ok_or_else(|| order.refusal())??;
             }
             Recall::UnderWay(order) => {
                 let late = OrderRefusal::StillUnderWay { first: order.first().to_owned() };
                 let ended = Box::pin(call.deadline().bound(order.ended()));
-                let ended = timed(ended, |time| x.attempts().waited_for_upstream(time)).await;
+                let ended = x.attempts().wait(WaitFor::Upstream, ended).await;
                 wait.waited_as(ended.ok_or(late)?);
             }
         }

@@ -1,7 +1,8 @@
 //! The attempts that are made when the line of their request is written already, because its caller has left: the fetch of a
 //! fill and an order go on.
 //!
-//! What always holds: they get a line of their own, also if what makes them is dropped, so that each attempt is in exactly one.
+//! What always holds: they get a line of their own, which begins at that one, also if what makes them is dropped, so that
+//! each attempt is in exactly one.
 //! Must not know what they are for. Never fails.
 
 use tokio::time::Instant;
@@ -22,7 +23,7 @@ impl<'a> RestOfAttempts<'a> {
 
     /// Their exchange, if there are any.
     pub(super) fn exchange(&self) -> Option<Exchange> {
-        let time = self.attempts.unlogged()?;
+        let time = self.attempts.unlogged(Instant::now())?;
         Some(self.call.own_exchange().of_attempts(self.attempts.clone(), time))
     }
 

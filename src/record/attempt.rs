@@ -8,13 +8,13 @@ use std::{
 use tokio::time::Instant;
 
 use super::{handles::CountedAttempt, recorder::Recorder};
-use crate::attempts::Attempts;
+use crate::attempts::{Attempts, CountedWait, WaitFor};
 
 /// An attempt in progress. It is counted when this is dropped, also if the caller leaves after it was sent: Fastrac counts
 /// it too. The time until then counts as waited for Fastrac.
 pub struct AttemptTimer<'a> {
     recorder: &'a Recorder,
-    attempts: &'a Attempts,
+    wait: Option<CountedWait<'a>>,
     account: usize,
     operation: usize,
     began: Instant,
@@ -26,12 +26,13 @@ pub struct AttemptTimer<'a> {
 impl<'a> AttemptTimer<'a> {
     /// Starts the clock; account and operation by their indices.
     pub fn start(recorder: &'a Recorder, attempts: &'a Attempts, account: usize, operation: usize) -> Self {
+        let began = Instant::now();
         AttemptTimer {
             recorder,
-            attempts,
+            wait: Some(attempts.begin_wait(WaitFor::Upstream, began)),
             account,
             operation,
-            began: Instant::now(),
+            began,
             status: None,
             took: None,
             sent: AtomicBool::new(false),
@@ -49,19 +50,16 @@ impl<'a> AttemptTimer<'a> {
     }
 
     /// Stops the clock. `status`: that of Fastrac's response, if there is one.
-    pub fn stop(&mut self, status: Option<u16>) -> Duration {
+    pub fn stop(&mut self, status: Option<u16>) {
         self.status = status;
-        *self.took.insert(self.began.elapsed())
+        self.took = Some(self.began.elapsed());
+        self.wait = None;
     }
 }
 
 impl Drop for AttemptTimer<'_> {
     fn drop(&mut self) {
-        let took = self.took.unwrap_or_else(|| {
-            let left = self.began.elapsed();
-            self.attempts.waited_for_upstream(left);
-            left
-        });
+        let took = self.took.unwrap_or_else(|| self.began.elapsed());
         if self.took.is_none() && !self.sent.load(Relaxed) {
             // The caller left while a connection was being opened.
             return;

@@ -7,6 +7,7 @@
 use std::{
     cell::RefCell,
     ops::{Deref, DerefMut},
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -28,6 +29,7 @@ use super::{
 };
 use crate::{
     config::Class,
+    deadline::timed,
     outcome::{Code, Outcome, RetryReason, Sent},
 };
 
@@ -294,9 +296,17 @@ impl Record {
         tracing::error!(request_id = self.id.as_str(), "a request failed because the gateway panicked");
     }
 
-    /// The response's head is ready at `now`; from here on the caller sets the pace, so the overhead ends.
-    pub fn head_ready(&mut self, now: Instant) {
+    /// The response's head is ready at `now`; from here on the caller sets the pace, so the overhead ends. Returns whether it
+    /// was not before.
+    pub fn head_ready(&mut self, now: Instant) -> bool {
+        let is_new = !self.has_head();
         self.head_ready.get_or_insert(now.saturating_duration_since(self.started));
+        is_new
+    }
+
+    /// Whether the response's head is ready.
+    pub fn has_head(&self) -> bool {
+        self.head_ready.is_some()
     }
 
     /// Reserves a place in the log for the record's line. Waits only with `on_full = "block"`.
@@ -304,7 +314,9 @@ impl Record {
     /// # Errors
     /// [`QueueFull`] if there is none by `deadline`: the request must not begin.
     pub async fn reserve(&mut self, deadline: Instant) -> Result<(), QueueFull> {
-        self.reservation = Some(self.recorder.log.reserve(deadline).await?);
+        let reserving = pin!(self.recorder.log.reserve(deadline));
+        let reserved = timed(reserving, |time| self.facts.paused += time).await;
+        self.reservation = Some(reserved?);
         Ok(())
     }
 

@@ -189,6 +189,17 @@ fn a_disk_that_hangs_makes_requests_wait_and_stops_nothing_else() {
     let again = gateway.send(get("/region/province").by("shop"));
     assert_eq!((again.status, again.code().as_str()), (503, "gateway.overloaded"));
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    // What a caller has waited until it left is not the gateway's own time.
+    let mut leaver = gateway.connect();
+    leaver.write(&request("GET", "/order/track").json("{}").by("shop").bytes());
+    until("it waits", || gateway.metric("in_flight_requests", &[("service", "shop")]) == 1.0);
+    std::thread::sleep(Duration::from_millis(500));
+    drop(leaver);
+    let gone = [("outcome", "client_gone")];
+    until("it is counted", || gateway.metric("requests_total", &gone) == 1.0);
+    let [own, whole] =
+        ["overhead_duration_seconds_sum", "request_duration_seconds_sum"].map(|name| gateway.metric(name, &gone));
+    assert!(own < whole / 2.0, "{own} s of {whole} s");
     // Nobody waits who has no line to wait for, and nothing else does.
     assert_eq!(gateway.send(get("/region/province")).status, 401);
     assert_eq!(gateway.admin("/livez").status, 200);

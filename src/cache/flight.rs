@@ -50,11 +50,18 @@ struct CountedBid {
     bid: Arc<Bid>,
     /// Those who wait and have made it.
     waiters: usize,
+    /// How often it was made.
+    made: u64,
 }
 
 impl Bids {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Bid>> {
         self.0.iter().map(|counted| &counted.bid)
+    }
+
+    /// Each with how often it was made: the number grows when another one comes to wait.
+    pub(crate) fn with_counts(&self) -> impl Iterator<Item = (&Arc<Bid>, u64)> {
+        self.0.iter().map(|counted| (&counted.bid, counted.made))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -71,15 +78,14 @@ impl Bids {
         self.iter().map(|bid| bid.priority).max().unwrap_or(Priority::Low)
     }
 
-    /// Counts one more who waits; `bid` is the one that counts for all equal ones after it. Returns whether it is new.
-    fn add(&mut self, bid: &mut Arc<Bid>) -> bool {
+    /// Counts one more who waits; `bid` is the one that counts for all equal ones after it.
+    fn add(&mut self, bid: &mut Arc<Bid>) {
         if let Some(counted) = self.0.iter_mut().find(|counted| counted.bid == *bid) {
-            counted.waiters += 1;
+            (counted.waiters, counted.made) = (counted.waiters + 1, counted.made + 1);
             *bid = counted.bid.clone();
-            return false;
+        } else {
+            self.0.push(CountedBid { bid: bid.clone(), waiters: 1, made: 1 });
         }
-        self.0.push(CountedBid { bid: bid.clone(), waiters: 1 });
-        true
     }
 
     /// One who has made this bid waits no longer. Returns whether it was the last.
@@ -103,7 +109,7 @@ struct PlacedBid {
 impl PlacedBid {
     fn new(bids: &watch::Sender<Bids>, bid: Bid) -> Self {
         let mut bid = Arc::new(bid);
-        bids.send_if_modified(|bids| bids.add(&mut bid));
+        bids.send_modify(|bids| bids.add(&mut bid));
         PlacedBid { bids: bids.clone(), bid }
     }
 }
@@ -345,7 +351,7 @@ mod tests {
         assert_eq!(changes(), (true, Priority::Normal));
         let first = leader.follow();
         let same = follow(Some("a"), Priority::Normal);
-        assert_eq!(changes(), (false, Priority::Normal), "it changes nothing");
+        assert_eq!(changes(), (true, Priority::Normal), "one more waits");
         let other = follow(Some("b"), Priority::Low);
         assert_eq!(changes(), (true, Priority::Normal), "it may have a share of its own");
         let urgent = [follow(Some("c"), Priority::High), follow(Some("c"), Priority::High)];

@@ -1,9 +1,10 @@
 //! Step 9: waits for the service's day and the account's budget.
 //!
 //! What always holds: a fetch that several requests wait for is sent as early as any of those could have sent it that wait
-//! now, by its priority and its service's share; one that has left counts no more, and if nobody is left, the fetch takes
-//! only what is spare. What nobody has waited for does not wait either: it takes what is there, or nothing.
-//! Fails with [`NotSpent`].
+//! now, by its priority and its service's share (those of one service share a place in the queue, and get another one
+//! if it was refused and the fetch goes on for others); one that has left counts no more, and if nobody is left, the fetch takes
+//! only what is spare, and nothing more once the gateway stops. What nobody has waited for does not wait either: it takes
+//! what is there, or nothing. Fails with [`NotSpent`].
 
 #[cfg(test)]
 mod tests;
@@ -64,17 +65,22 @@ async fn spend_for(
     let wait = |bid: &Bid| budget.spend(request_of(bid, call, attempts), claim);
     let unawaited = || async move {
         match until.bound(until_spare(call)).await {
-            Some(()) => spend_at_once(call, claim, attempts).await,
-            None => Err(NotSpent::NothingSpare),
+            Some(true) => spend_at_once(call, claim, attempts).await,
+            Some(false) | None => Err(NotSpent::NothingSpare),
         }
     };
     wait_with(bids, wait, unawaited).await
 }
 
-async fn until_spare(call: &UpstreamCall) {
+/// Waits until something is spare. `false`: the gateway stops before, which waits for nothing that nobody needs.
+async fn until_spare(call: &UpstreamCall) -> bool {
     while let Err(not_spare) = call.check_surplus() {
+        if call.snapshot.tasks.is_closed() {
+            return false;
+        }
         sleep(not_spare.pause()).await;
     }
+    true
 }
 
 fn request_of(bid: &Bid, call: &UpstreamCall, attempts: &Attempts) -> BudgetRequest {
@@ -95,11 +101,16 @@ async fn wait_with<W: Future<Output = SpendResult>, U: Future<Output = SpendResu
     let mut waits = Waits { under_way: Vec::new(), refused: Vec::new() };
     loop {
         let now = bids.borrow_and_update().clone();
-        waits.follow(&now, &wait);
+        waits.end_withdrawn(&now);
+        // Who has come later begins a fetch of their own.
+        if let Some(refused) = waits.refusal() {
+            return Err(refused);
+        }
+        waits.begin_new(&now, &wait);
         let is_unawaited = waits.are_none();
         tokio::select! {
             biased;
-            spent = poll_fn(|context| waits.poll(context)) => return spent,
+            ended = poll_fn(|context| waits.poll(context)) => if let Ok(spent) = ended { return Ok(spent) },
             spent = unawaited(), if is_unawaited => return spent,
             Ok(()) = bids.changed() => {}
         }
@@ -108,52 +119,77 @@ async fn wait_with<W: Future<Output = SpendResult>, U: Future<Output = SpendResu
 
 /// Several waits for the same thing, one for each bid.
 struct Waits<W> {
-    under_way: Vec<(Arc<Bid>, Pin<Box<W>>)>,
+    under_way: Vec<(CountedAs, Pin<Box<W>>)>,
     /// In the order in which they were refused.
-    refused: Vec<(Arc<Bid>, NotSpent)>,
+    refused: Vec<(CountedAs, NotSpent)>,
 }
 
+/// A bid, and how often it had been made when its wait began: who has made it later is not refused with it.
+struct CountedAs {
+    bid: Arc<Bid>,
+    made: u64,
+}
+
+/// One of the waits was refused.
+struct OneRefused;
+
 impl<W: Future<Output = SpendResult>> Waits<W> {
-    /// Ends the waits of bids that count no more, and begins those of new ones. The others keep their places.
-    fn follow(&mut self, bids: &Bids, wait: impl Fn(&Bid) -> W) {
-        self.under_way.retain(|(bid, _)| bids.include(bid));
-        self.refused.retain(|(bid, _)| bids.include(bid));
-        for bid in bids.iter() {
+    /// Ends the waits of bids that count no more.
+    fn end_withdrawn(&mut self, bids: &Bids) {
+        self.under_way.retain(|(wait, _)| bids.include(&wait.bid));
+        self.refused.retain(|(wait, _)| bids.include(&wait.bid));
+    }
+
+    /// Begins the waits of new bids, and of those that were refused and that another one has made since that wait began. The
+    /// others keep their places.
+    fn begin_new(&mut self, bids: &Bids, wait: impl Fn(&Bid) -> W) {
+        self.refused.retain(|(wait, _)| bids.with_counts().any(|(bid, made)| wait.is_of(bid) && made == wait.made));
+        for (bid, made) in bids.with_counts() {
             if !self.knows(bid) && self.has_room_for(bid) {
-                self.under_way.push((bid.clone(), Box::pin(wait(bid))));
+                self.under_way.push((CountedAs { bid: bid.clone(), made }, Box::pin(wait(bid))));
             }
         }
     }
 
     fn knows(&self, bid: &Arc<Bid>) -> bool {
-        let refused = self.refused.iter().map(|(bid, _)| bid);
-        self.under_way.iter().map(|(bid, _)| bid).chain(refused).any(|known| Arc::ptr_eq(known, bid))
+        let refused = self.refused.iter().map(|(wait, _)| wait);
+        self.under_way.iter().map(|(wait, _)| wait).chain(refused).any(|known| known.is_of(bid))
     }
 
     fn has_room_for(&self, bid: &Bid) -> bool {
-        self.under_way.len() < MOST_WAITS || self.under_way.iter().all(|(other, _)| other.priority < bid.priority)
+        self.under_way.len() < MOST_WAITS || self.under_way.iter().all(|(wait, _)| wait.bid.priority < bid.priority)
     }
 
     fn are_none(&self) -> bool {
         self.under_way.is_empty() && self.refused.is_empty()
     }
 
-    /// The first success; the first refusal, once all are refused.
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<SpendResult> {
-        let mut at = 0;
-        while let Some((bid, wait)) = self.under_way.get_mut(at) {
+    /// The first refusal, if all are refused.
+    fn refusal(&self) -> Option<NotSpent> {
+        let (_, refused) = self.refused.first().filter(|_| self.under_way.is_empty())?;
+        Some(refused.clone())
+    }
+
+    /// The first success, or that one was refused.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Spent, OneRefused>> {
+        for at in 0..self.under_way.len() {
+            let (_, wait) = &mut self.under_way[at];
             match wait.as_mut().poll(context) {
-                Poll::Pending => at += 1,
+                Poll::Pending => {}
                 Poll::Ready(Ok(spent)) => return Poll::Ready(Ok(spent)),
                 Poll::Ready(Err(refused)) => {
-                    self.refused.push((bid.clone(), refused));
-                    drop(self.under_way.remove(at));
+                    let (wait, _) = self.under_way.remove(at);
+                    self.refused.push((wait, refused));
+                    return Poll::Ready(Err(OneRefused));
                 }
             }
         }
-        match self.refused.first() {
-            Some((_, refused)) if self.under_way.is_empty() => Poll::Ready(Err(refused.clone())),
-            _ => Poll::Pending,
-        }
+        Poll::Pending
+    }
+}
+
+impl CountedAs {
+    fn is_of(&self, bid: &Arc<Bid>) -> bool {
+        Arc::ptr_eq(&self.bid, bid)
     }
 }

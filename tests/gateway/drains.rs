@@ -317,6 +317,23 @@ fn a_silent_http2_connection_without_a_request_delays_no_stop() {
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }
 
+/// It waits for budget to spare, which there is none of while the only place is taken.
+#[test]
+fn a_fetch_that_was_not_sent_and_that_nobody_waits_for_delays_no_stop() {
+    let budget = "per_second = 100, burst = 100, in_flight = 1, max_wait = \"60s\"";
+    let more = "[operations.\"v2.city\"]\ntimeout = \"60s\"\n";
+    let mut gateway = Setup { budget, more, drain: ("0s", "60s"), ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.multi_items", Act::Pass).wait(Duration::from_secs(2)).times(1));
+    let mut busy = gateway.connect();
+    busy.write(&post("/item/multi-items", bodies::MULTI_ITEMS).by("shop").bytes());
+    until("the only place is taken", || gateway.received().len() == 1);
+    let left = gateway.send(get("/region/city?province_id=31").by("shop").header("x-gateway-timeout", "300"));
+    assert_eq!((left.outcome(), left.sent()), ("timeout", "no"));
+    let began = Instant::now();
+    gateway.take_app().stop();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
 /// Issue: the record of a small response ends when h2 has it, although its caller has not opened the window yet.
 #[test]
 fn a_stop_waits_for_http2_callers_that_have_not_taken_their_response() {

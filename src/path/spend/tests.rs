@@ -220,3 +220,40 @@ async fn the_first_refusal_is_the_result_once_all_who_wait_are_refused() {
     let (refused, ()) = tokio::join!(waits, async { drop(high) });
     assert_eq!(refused.err(), Some(NotSpent::NothingSpare));
 }
+
+/// Another bid keeps the fetch waiting meanwhile.
+#[tokio::test(start_paused = true)]
+async fn one_who_comes_later_is_not_refused_with_the_first_of_its_service() {
+    // Before the first one is refused, and after.
+    for comes in [200, 300] {
+        let (flights, cache) = (Arc::new(Flights::<u32>::default()), Cache::new(0));
+        let join = |service, priority| {
+            let request = JoinRequest { cache: &cache, service: Some(service), priority, only_unsent: false };
+            flights.join(&key_of_path("/a"), request, || None)
+        };
+        let Flight::Leader(mut leader) = join("a", Priority::High) else { panic!("first leads") };
+        let _first = leader.follow();
+        let Flight::Follower(_low) = join("b", Priority::Low) else { panic!("second waits") };
+        let (began, refused_after) = (Instant::now(), Duration::from_millis(250));
+        let waits = std::sync::Mutex::new(Vec::new());
+        let wait = |bid: &Bid| {
+            let is_high = bid.priority == Priority::High;
+            if is_high {
+                waits.lock().unwrap().push(began.elapsed());
+            }
+            async move {
+                sleep(if is_high { refused_after } else { ROUND }).await;
+                Err(NotSpent::NothingSpare)
+            }
+        };
+        let later = async {
+            sleep(Duration::from_millis(comes)).await;
+            let Flight::Follower(late) = join("a", Priority::High) else { panic!("one flight") };
+            sleep(ROUND / 2).await;
+            drop(late);
+        };
+        tokio::select! { _ = wait_with(leader.bids(), wait, std::future::pending) => {}, () = later => {} }
+        let again = refused_after.max(Duration::from_millis(comes));
+        assert_eq!(waits.into_inner().unwrap(), [Duration::ZERO, again], "and it is refused but once more");
+    }
+}

@@ -270,7 +270,7 @@ impl Cache {
         self.entries.iter().map(|(key, entry)| ((*key).clone(), entry))
     }
 
-    /// Differs from an earlier value if anything was stored or purged since.
+    /// Differs from an earlier value if anything was stored, removed or purged since.
     pub(crate) fn changes(&self) -> u64 {
         self.upkeep.changes()
     }

@@ -37,7 +37,7 @@ pub(super) struct Upkeep {
     unsettled: AtomicU64,
     /// Rounds that are still needed.
     rounds: AtomicU32,
-    /// Entries stored, and purges, so far.
+    /// Entries stored or removed, and purges, so far; not what expires or is evicted.
     changes: AtomicU64,
     /// When expired entries may be removed again.
     next_sweep: Mutex<Option<Instant>>,
@@ -93,7 +93,7 @@ impl Upkeep {
         may
     }
 
-    /// Everything was removed.
+    /// Entries were removed: one, or many at once.
     pub(super) fn purged(&self) {
         self.changes.fetch_add(1, SeqCst);
         self.rounds.fetch_max(ROUNDS_OF_PURGE, Relaxed);
@@ -106,7 +106,7 @@ impl Upkeep {
         rounds
     }
 
-    /// Differs from an earlier value if anything was stored or purged since.
+    /// Differs from an earlier value if anything was stored, removed or purged since.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(SeqCst)
     }

@@ -5,7 +5,7 @@
 //! times; or the operation is repeatable, somebody waits for it until it is sent, and the first attempt failed, once, if the
 //! account's retry budget, the breaker and the deadline allow it. What always holds: if an attempt is not sent (it is
 //! refused, or there is no connection), the result of the one before is the result; what is taken for an attempt before a
-//! wait goes back if the attempt does not begin. Must not know for whom it is sent. Fails with the [`Refusal`] of an attempt
+//! wait goes back if the attempt does not begin. Must not know the cache or the journal. Fails with the [`Refusal`] of an attempt
 //! that brought no response, or none that may be passed on.
 
 use std::{pin::Pin, time::Duration};

@@ -57,6 +57,11 @@ impl Deadline {
         self.0.checked_sub(by).map_or(self, Deadline)
     }
 
+    /// One that is later by this time.
+    pub(crate) fn later(self, by: Duration) -> Self {
+        Deadline::after(self.0, by)
+    }
+
     /// One that is at most `limit` from now.
     pub(crate) fn within(self, limit: Duration) -> Self {
         Deadline::after(Instant::now(), limit).min(self)

@@ -25,7 +25,7 @@ use crate::{
         same_data,
     },
     config::Priority,
-    deadline::Deadline,
+    deadline::{ARRIVED_WITHIN, Deadline},
     fetched::{FetchRefused, FetchResult, Fetched, SharedFetch},
     outcome::{Outcome, Sent},
     record::ResponseComparison,
@@ -125,7 +125,12 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
         let fetch = Fetch { call: &fetched_by.upstream, id: fetched_by.request_id.header(), reason, attempts };
         fetch.complete(leader, claim).await;
     });
-    let until = fallback.as_ref().map_or(deadline, |fallback| fallback.until);
+    let until = match &fallback {
+        Some(fallback) => fallback.until,
+        // The fetch ends at the same time as the wait, and knows why.
+        None if !call.upstream.deadlines.is_callers(deadline) => deadline.later(ARRIVED_WITHIN),
+        None => deadline,
+    };
     // What the fetch waits for is in `x.attempts()`.
     let shared = Box::pin(until.bound(follower.result())).await;
     let Some(fallback) = fallback else {

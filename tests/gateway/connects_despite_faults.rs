@@ -152,6 +152,34 @@ fn a_silent_address_of_fastrac_leaves_the_others_their_chance() {
     is_quick(&gateway);
 }
 
+/// However the request is served, and whoever waits for it.
+#[test]
+fn an_address_that_never_answers_is_unreachable_for_all_classes() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let _silent = Silent::on(fastrac.addr().port());
+    let rows = ["city", "track", "tariff_express", "order_express"];
+    let rows = rows.map(|row| format!("[operations.\"v2.{row}\"]\ntimeout = \"1s\"\n")).concat();
+    let gateway = Setup {
+        base_url: Some(format!("http://{SILENT}:{}", fastrac.addr().port())),
+        more: rows.leak(),
+        wait: false,
+        ..Setup::default()
+    }
+    .start();
+    until("a key pair", || gateway.app().gateway.was_ready());
+    let requests = [
+        get("/region/city?province_id=31"),
+        get("/order/track"),
+        post("/tariff/express", bodies::TARIFF),
+        post("/order/express", bodies::ORDER),
+    ];
+    for request in requests {
+        let response = gateway.send(request.by("shop"));
+        let told = (response.status, response.code(), response.sent().to_owned());
+        assert_eq!(told, (502, "upstream.connect".to_owned(), "no".to_owned()), "{response:?}");
+    }
+}
+
 #[test]
 fn a_silent_address_of_a_proxy_leaves_the_others_their_chance() {
     let proxy = crate::connects_through_proxies::Proxy::start();

@@ -62,7 +62,7 @@ pub use self::{
     presence::{CallerPresence, OccupiedOrder, OrderUnderWay, OrderWait},
     recall::Recall,
     refusal::OrderRefusal,
-    request::{OrderRequest, applies_to, has_key},
+    request::{OrderRequest, OrderToShow, applies_to, has_key},
     shared::{JournalError, OrderStores},
     ticket::{Ticket, Written},
 };

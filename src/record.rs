@@ -22,6 +22,7 @@ mod metrics;
 mod names;
 mod program;
 mod recorder;
+mod shown;
 #[cfg(test)]
 mod tests;
 
@@ -40,4 +41,5 @@ pub use self::{
     names::{CacheResult, Names},
     program::{FlushAtExit, UNLIMITED, init_demo_log, init_program_log, print_message, report_panics},
     recorder::{Record, Recorder},
+    shown::{RequestToShow, ShownRequest},
 };

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
-use axum::{Extension, Json, extract::State, http::StatusCode};
+use axum::{
+    Extension, Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -17,6 +21,8 @@ use crate::{
     config::check::Diagnostic,
     files::configuration::LoadError,
     gateway::{Gateway, ReloadError, Removals},
+    record::RequestToShow,
+    snapshot::Snapshot,
 };
 
 /// Errors of a configuration in one response; its message has their number.
@@ -117,7 +123,7 @@ pub(super) async fn purge(
     subject.name("account", account.clone());
     subject.name("operation", operation.clone());
     // Also of a purge that finds nothing in the memory: it covers the disk, and what is being fetched.
-    subject.name("path_prefix", path_prefix.clone());
+    subject.name("path_prefix", path_prefix.as_deref().map(|prefix| masked(prefix, &snapshot)));
     let gateway = state.admin.gateway.clone();
     let purge = move || purge_within(&gateway, &scope);
     // Waits for the disk. Runs to its end even if the client has left.
@@ -128,6 +134,12 @@ pub(super) async fn purge(
     subject.name("operations", operations.clone());
     tracing::info!(entries, "stored responses were purged");
     Ok(Json(json!({ "purged": entries, "operations": operations })))
+}
+
+/// The beginning of a path as the exchange log would show it.
+fn masked(path: &str, snapshot: &Snapshot) -> String {
+    let (headers, method, body): (_, _, &[u8]) = (&HeaderMap::new(), "", b"");
+    snapshot.recorder.shown(RequestToShow { account: None, headers, method, path, body }).path
 }
 
 /// Purges entries on the disk, then in the memory, and returns their number by operation. Nothing is removed if the

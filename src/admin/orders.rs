@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::{
     Extension, Json,
     extract::{Path, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,8 @@ use crate::{
     orders::{Orders, UnknownOrder},
     outcome::Outcome,
     reconcile::{FoundDebit, Proposal, ProposedFinding, Reconciler},
+    record::{RequestToShow, ShownRequest},
+    snapshot::Snapshot,
 };
 
 /// Longest note, in characters.
@@ -40,7 +42,7 @@ struct UnknownOrderStatus {
     number: u64,
     service: String,
     account: String,
-    method: String,
+    method: &'static str,
     path: String,
     /// When it came, RFC 3339; `null` for those of earlier versions.
     at: Option<String>,
@@ -102,8 +104,20 @@ impl From<Proposal> for ProposalStatus {
     }
 }
 
+/// Masks what is kept of an order: earlier versions did not, and there may be new secrets and rules since.
+fn masked(order: &UnknownOrder, body: &str, snapshot: &Snapshot) -> ShownRequest {
+    let described = &order.description;
+    snapshot.recorder.shown(RequestToShow {
+        account: snapshot.accounts.iter().position(|account| account.name == order.account),
+        headers: &HeaderMap::new(),
+        method: &described.method,
+        path: &described.path,
+        body: body.as_bytes(),
+    })
+}
+
 impl UnknownOrderStatus {
-    fn new(order: UnknownOrder, reconciler: &Reconciler) -> Self {
+    fn new(order: UnknownOrder, shown: ShownRequest, reconciler: &Reconciler) -> Self {
         let proposed = reconciler.last(order.number).map(|last| last.finding.as_str());
         let described = order.description;
         let at = Some(described.at).filter(|at| *at > 0).and_then(|at| Timestamp::from_millisecond(at).ok());
@@ -112,8 +126,8 @@ impl UnknownOrderStatus {
             number: order.number,
             service: described.service,
             account: order.account,
-            method: described.method,
-            path: described.path,
+            method: shown.method,
+            path: shown.path,
             at: at.map(|at| format!("{at:.3}")),
             unknown_for_seconds: order.age.as_secs(),
             idempotency_key: order.has_key,
@@ -153,7 +167,12 @@ impl Finding {
 
 pub(super) async fn list(State(state): State<Arc<AdminState>>) -> Json<OrdersPage> {
     let (orders, reconciler) = (state.admin.gateway.live.orders.unknown(), &state.admin.reconciler);
-    Json(OrdersPage { orders: orders.into_iter().map(|order| UnknownOrderStatus::new(order, reconciler)).collect() })
+    let snapshot = state.admin.gateway.current.load_full();
+    let status = |order| {
+        let shown = masked(&order, "", &snapshot);
+        UnknownOrderStatus::new(order, shown, reconciler)
+    };
+    Json(OrdersPage { orders: orders.into_iter().map(status).collect() })
 }
 
 /// One unknown order. Reads at Fastrac what is not known yet.
@@ -164,9 +183,16 @@ pub(super) async fn show(
     let reconciler = &state.admin.reconciler;
     let order = unknown_order(&state.admin.gateway.live.orders, &id)?;
     let proposal = reconciler.propose(&order).await.into();
-    let request = order.description.request.as_deref().and_then(|text| serde_json::from_str(text).ok());
-    let (request, operation) = (request.unwrap_or_default(), order.description.operation.clone());
-    Ok(Json(UnknownOrderPage { order: UnknownOrderStatus::new(order, reconciler), operation, request, proposal }))
+    let kept = order.description.request.as_deref().unwrap_or_default();
+    let shown = masked(&order, kept, &state.admin.gateway.current.load_full());
+    let request = shown.body.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let operation = order.description.operation.clone();
+    Ok(Json(UnknownOrderPage {
+        order: UnknownOrderStatus::new(order, shown, reconciler),
+        operation,
+        request,
+        proposal,
+    }))
 }
 
 /// The unknown order of this request id or number.
@@ -207,6 +233,10 @@ pub(super) async fn settle(
         let message = "give `as`: \"executed\" or \"not-executed\"";
         return Err(AdminError::new(StatusCode::BAD_REQUEST, "orders.as", message));
     };
+    if state.admin.gateway.current.load().recorder.holds_credential(note) {
+        let message = "`note` contains a credential: leave it out, because notes are kept in the audit log";
+        return Err(AdminError::new(StatusCode::BAD_REQUEST, "orders.note", message));
+    }
     let orders = &state.admin.gateway.live.orders;
     let order = unknown_order(orders, &request.id)?;
     let proposal = state.admin.reconciler.last(order.number);

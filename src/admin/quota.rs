@@ -29,6 +29,9 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// Longest reason, in characters. It is part of refusals.
 const REASON_MAX: usize = 200;
 
+/// Refuses a reason that would show a credential to callers, in the log and on the disk.
+pub(super) const REASON_WITH_CREDENTIAL: &str = "`reason` contains a credential: leave it out";
+
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct QuotaQuery {
@@ -69,6 +72,9 @@ pub(super) async fn set(
     let now = Overrides::now();
     let set = wanted(&request, now)?.map(|limits| SetOverride { limits, by: by.clone(), since: now });
     let (service, reason) = (&request.service, request.reason.trim());
+    if state.admin.gateway.current.load().recorder.holds_credential(reason) {
+        return Err(AdminError::new(StatusCode::BAD_REQUEST, "quota.invalid", REASON_WITH_CREDENTIAL));
+    }
     subject.name("service", service.as_str());
     subject.name("reason", reason);
     let gateway = &state.admin.gateway;

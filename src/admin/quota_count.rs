@@ -13,7 +13,7 @@ use super::{
     audit::AuditSubject,
     error::{AdminError, JsonBody},
     guard::TokenName,
-    quota::is_reason,
+    quota::{REASON_WITH_CREDENTIAL, is_reason},
     status::CountChange,
 };
 use crate::{admission::DayCounter, degraded::DegradedReason};
@@ -44,6 +44,9 @@ pub(super) async fn set(
     let invalid = |message: &str| AdminError::new(StatusCode::BAD_REQUEST, "quota.invalid", message);
     if !is_reason(reason.trim()) {
         return Err(invalid("`reason` must have 1 to 200 characters"));
+    }
+    if state.admin.gateway.current.load().recorder.holds_credential(&reason) {
+        return Err(invalid(REASON_WITH_CREDENTIAL));
     }
     if at_least > LARGEST {
         return Err(invalid("`at_least` is too large"));

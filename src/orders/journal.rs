@@ -64,9 +64,9 @@ pub(super) struct OrderRow {
 pub struct OrderDescription {
     /// Name of the service.
     pub service: String,
-    /// Its request's method.
+    /// Its request's method; `other` if it is not registered.
     pub method: String,
-    /// Its request's path, without query.
+    /// Its request's path, without query. Masked; in rows of earlier versions it is not.
     pub path: String,
     /// When it came, milliseconds since 1970 by the wall clock of that moment.
     pub at: i64,

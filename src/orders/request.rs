@@ -44,14 +44,24 @@ pub struct OrderRequest<'a> {
     pub headers: &'a HeaderMap,
     /// The raw body.
     pub body: &'a [u8],
-    /// The body as operators may see it; `None`: it cannot be masked.
-    pub masked: Option<&'a str>,
+    /// What operators may see of it.
+    pub shown: OrderToShow<'a>,
     /// The id that later refusals name.
     pub request_id: &'a str,
     /// The connection of its caller, for equal orders that come while it is under way.
     pub connection: Option<&'a CallerLink>,
     /// For the first response, if it is read again.
     pub memory: &'a MemoryAllowance,
+}
+
+/// What operators may see of an order: masked.
+#[derive(Clone, Copy, Debug)]
+pub struct OrderToShow<'a> {
+    pub method: &'a str,
+    /// Without query.
+    pub path: &'a str,
+    /// `None`: it cannot be masked.
+    pub body: Option<&'a str>,
 }
 
 /// Whether a request is protected against being sent twice: orders, and unlisted requests with an
@@ -70,16 +80,17 @@ pub fn has_key(headers: &HeaderMap) -> bool {
 pub(super) fn identity(request: &OrderRequest<'_>) -> Result<OrderIdentity, IdempotencyKeyError> {
     let key = key::parse(request.headers)?;
     let mut resend = request.headers.get_all(RESEND).iter();
+    let OrderToShow { method, path, body } = request.shown;
     Ok(OrderIdentity {
         request_id: request.request_id.to_owned(),
         account: request.account.to_owned(),
         description: OrderDescription {
             service: request.service.to_owned(),
-            method: request.method.as_str().to_owned(),
-            path: request.target.split('?').next().unwrap_or_default().chars().take(MAX_PATH).collect(),
+            method: method.to_owned(),
+            path: path.chars().take(MAX_PATH).collect(),
             at: Timestamp::now().as_millisecond(),
             operation: request.operation.to_owned(),
-            request: request.masked.filter(|masked| masked.len() <= MAX_REQUEST).map(str::to_owned),
+            request: body.filter(|body| body.len() <= MAX_REQUEST).map(str::to_owned),
             parties: parties(request.body),
         },
         key: key.map(|key| OrderDigest::key(request.service, &key)),

@@ -139,7 +139,7 @@ impl TestOrder {
             target: self.target,
             headers: &self.headers,
             body: self.body.as_bytes(),
-            masked: Some(&self.body),
+            shown: OrderToShow { method: "POST", path: "/order/express", body: Some(&self.body) },
             request_id: &self.request_id,
             connection: self.connection.as_ref(),
             memory: &Memory::new(1 << 20).share(None).allowance(Priority::Normal),

@@ -20,8 +20,9 @@ use crate::{
     admission::Claim,
     attempts::{Attempts, WaitFor},
     body::Receipt,
-    orders::{self, CallerPresence, OrderRefusal, OrderRequest, OrderWait, Recall, StoredAnswer, Ticket},
+    orders::{self, CallerPresence, OrderRefusal, OrderRequest, OrderToShow, OrderWait, Recall, StoredAnswer, Ticket},
     outcome::{Outcome, Sent},
+    record::RequestToShow,
     refusal::{Refusal, RefusalFormat, RefusedRequestFacts, RepeatRule},
     reply::{Reply, ReplyBody},
     upstream::Failure,
@@ -37,7 +38,13 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
         return Ok(ControlFlow::Continue(None));
     }
     let request = &call.upstream.request;
-    let masked = call.upstream.snapshot.recorder.masked(call.upstream.account.index, &request.body);
+    let shown = call.upstream.snapshot.recorder.shown(RequestToShow {
+        account: Some(call.upstream.account.index),
+        headers: &request.headers,
+        method: request.method.as_str(),
+        path: request.target.path(),
+        body: &request.body,
+    });
     let connection = x.client.connection.clone();
     let asked = OrderRequest {
         service: &call.service().name,
@@ -47,7 +54,7 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
         target: request.target.as_str(),
         headers: &request.headers,
         body: &request.body,
-        masked: masked.as_deref(),
+        shown: OrderToShow { method: shown.method, path: &shown.path, body: shown.body.as_deref() },
         request_id: call.request_id.as_str(),
         connection: connection.as_ref(),
         memory: &call.upstream.allowance(),

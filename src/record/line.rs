@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{Method, uri::PathAndQuery};
+use http::uri::PathAndQuery;
 
 use super::{
     encode,
@@ -20,11 +20,11 @@ use super::{
 use crate::config::Class;
 
 /// Maximum length of a path and of a query, bytes.
-const TARGET_MAX: usize = 2048;
+pub(super) const TARGET_MAX: usize = 2048;
 
 /// Bytes beyond [`TARGET_MAX`] that are masked too, so that a secret is recognised that crosses the cut. What comes
 /// later is not even read: its size is the client's choice.
-const LOOK_AHEAD: usize = 256;
+pub(super) const LOOK_AHEAD: usize = 256;
 
 /// The registered methods (IANA HTTP Method Registry), sorted. Others are written as `other`: a malformed request may
 /// have anything in the place of its method.
@@ -180,7 +180,7 @@ fn target(out: &mut Vec<u8>, facts: &RequestFacts, masker: &Masker, withheld: bo
         out.extend_from_slice(b",\"method\":\"-\",\"path\":\"-\",\"query\":null");
         return ShownTarget::default();
     };
-    word(out, b",\"method\":", Some(known_method(method)));
+    word(out, b",\"method\":", Some(known_method(method.as_str())));
     if withheld {
         word(out, b",\"path\":", Some(MASKED));
         word(out, b",\"query\":", uri.query().map(|_| MASKED));
@@ -195,12 +195,12 @@ fn target(out: &mut Vec<u8>, facts: &RequestFacts, masker: &Masker, withheld: bo
 }
 
 /// A method's name; `other` if it is not registered.
-fn known_method(method: &Method) -> &'static str {
-    match *method {
+pub(super) fn known_method(method: &str) -> &'static str {
+    match method {
         // Almost all requests.
-        Method::GET => "GET",
-        Method::POST => "POST",
-        _ => METHODS.binary_search(&method.as_str()).map_or("other", |index| METHODS[index]),
+        "GET" => "GET",
+        "POST" => "POST",
+        _ => METHODS.binary_search(&method).map_or("other", |index| METHODS[index]),
     }
 }
 

@@ -23,9 +23,10 @@ use super::{
     handles::{CountedAttempt, Durations, MetricHandles, RequestLabels},
     id::RequestId,
     line,
-    mask::{CallersText, Masker, Presented},
+    mask::{Masker, Presented},
     metrics::Metrics,
     names::{CacheResult, Names},
+    shown::{self, RequestToShow, ShownRequest},
 };
 use crate::{
     config::Class,
@@ -39,9 +40,6 @@ const MAX_KEPT_BUFFER: usize = 64 * 1024;
 /// Size of bodies above which the log's thread masks them and not the thread that serves requests, bytes. One service's
 /// large bodies would make the requests of others wait: masking 1 MiB takes milliseconds.
 const DEFER_ABOVE: u64 = 64 * 1024;
-
-/// Longest body that [`Recorder::masked`] masks, bytes.
-const SHOWN: usize = 8 * 1024;
 
 /// About how long a line is without its bodies, bytes.
 const LINE_SIZE: u64 = 1024;
@@ -83,7 +81,10 @@ impl Recorder {
     pub fn open_request(self: &Arc<Self>, head: &Parts) -> Record {
         let presented = Presented::read(&head.headers);
         // A caller that confuses its headers must not find its secret in the log.
-        let secret = |id: &RequestId| self.masker.holds_callers_secret(&presented, id.as_str().as_bytes());
+        let secret = |id: &RequestId| {
+            let id = id.as_str().as_bytes();
+            self.masker.holds_live_secret(None, id) || self.masker.holds_callers_secret(&presented, id)
+        };
         let id = RequestId::from_headers(&head.headers).filter(|id| !secret(id));
         let mut record = self.open(id, head.method.clone(), head.uri.clone());
         record.facts.presented = presented;
@@ -147,15 +148,14 @@ impl Recorder {
         self.masker.logs_bodies() && self.log.writes()
     }
 
-    /// A body of at most [`SHOWN`] bytes as the log shows it; `None` where the log would not show it.
-    pub fn masked(&self, account: usize, body: &[u8]) -> Option<String> {
-        let mut out = Vec::new();
-        let shown = self.masker.logs_bodies() && body.len() <= SHOWN && self.masker.body(&mut out, body);
-        let written = CallersText { target: [b"", b""], request_body: &out, answer_body: b"" };
-        let shown = shown
-            && !self.masker.holds_live_secret(Some(account), &out)
-            && !self.masker.holds_encoded_secret(Some(account), &Presented::default(), &written);
-        shown.then(|| String::from_utf8(out).ok()).flatten()
+    /// A request as operators may see it.
+    pub fn shown(&self, request: RequestToShow<'_>) -> ShownRequest {
+        ShownRequest::new(request, &self.masker)
+    }
+
+    /// Whether a text that an operator has written contains a secret of an account, a caller or an operator.
+    pub fn holds_credential(&self, text: &str) -> bool {
+        shown::holds_credential(text, &self.masker)
     }
 
     fn begin(self: &Arc<Self>, id: Option<RequestId>, target: Option<RequestTarget>) -> Record {

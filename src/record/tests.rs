@@ -207,6 +207,18 @@ mod writes_one_line_a_request {
     }
 
     #[test]
+    fn an_id_with_a_live_secret_is_replaced() {
+        let holds = |text: &&[u8]| memchr::memmem::find(text, b"live.secret.1234").is_some();
+        let bench = bench_with(|masker| masker.withholding(Box::new(move |_, texts| texts.iter().any(holds))));
+        let opened = |id: &str| {
+            let (head, ()) = http::Request::get("/a").header("x-request-id", id).body(()).unwrap().into_parts();
+            bench.recorder.open_request(&head).id.as_str().to_owned()
+        };
+        assert_eq!(opened("live.secret.9999"), "live.secret.9999");
+        assert!(!opened("id-live.secret.1234").contains("live"));
+    }
+
+    #[test]
     fn a_head_that_could_not_be_read_has_dashes() {
         let bench = bench();
         drop(bench.recorder.unreadable(Some(431), Code::RequestHeaders));

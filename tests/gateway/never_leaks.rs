@@ -14,9 +14,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     bodies,
-    client::{Request, get, post, request},
+    client::{Connection, Request, get, post, request},
     test_gateway::{
-        ACCESS, LOG, SECRET, Setup, TestGateway, caller_header, canary_in, pair, sandbox, secret_of, until, write,
+        ACCESS, LOG, SECRET, Setup, TestGateway, caller_header, canary_in, digest_of, pair, sandbox, secret_of, until,
+        write,
     },
 };
 
@@ -395,6 +396,58 @@ fn a_streamed_response_is_cut_before_the_secret() {
             assert_eq!((&line["outcome"], &line["code"]), (&"leak".into(), &"upstream.leak".into()));
         }
     }
+}
+
+/// What is kept and shown of an order whose outcome is unknown is what the exchange log shows of it.
+#[test]
+fn an_unknown_order_is_kept_and_shown_masked() {
+    let ops = secret_of("ops");
+    let digest = digest_of("ops");
+    let more = format!("[admin]\ntokens = [{{ name = \"ops\", sha256 = \"{digest}\", role = \"operate\" }}]\n");
+    let mut gateway = Setup { more: more.leak(), ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::everywhere(Act::Html(500)));
+    let presented = "presented-by-mistake";
+    let order = |target: &str| post(target, "{}").by("shop").header("x-secret-key", presented);
+    let requests = [
+        order(&format!("/nix/{SECRET}")),
+        order(&format!("/nix/{}", STANDARD.encode(format!("{ACCESS}:{SECRET}")))),
+        order(&format!("/nix/{}", secret_of("shop"))),
+        order(&format!("/nix/{ops}")),
+        order(&format!("/nix/{presented}")),
+        order("/nix/081234567890/budi@contoh.id"),
+        order("/nix/081234567891/budi@contoh.id"),
+        order("/nix/x;token=Tok3nTok3n?password=Tok3nTok3n"),
+        order(&format!("/nix/{}/{}", "x".repeat(185), secret_of("shop"))),
+        Request { method: "CANARY-METHOD".to_owned(), ..order("/nix/y") },
+        Request { body: format!(r#"{{"ref":"{presented}"}}"#).into_bytes(), ..order("/nix/x") },
+    ];
+    let shown = |gateway: &TestGateway, page: &str| {
+        let request = get(page).header("host", "localhost").header("authorization", &format!("Bearer {ops}"));
+        Connection::open(gateway.app().admin).send(&request)
+    };
+    let listed = |gateway: &TestGateway| shown(gateway, "/orders").json()["orders"].as_array().expect("a list").clone();
+    for request in requests {
+        let response = gateway.send(request.clone());
+        assert_eq!(response.sent(), "unknown", "{}", request.target);
+        let listed = listed(&gateway);
+        let (order, line) =
+            (listed.last().expect("an order"), gateway.line(response.header("x-request-id").expect("an id")));
+        assert_eq!((&order["path"], &order["method"]), (&line["path"], &line["method"]), "{}", request.target);
+        // Orders are compared by what was sent, not by what is shown.
+        assert_eq!(gateway.send(request.clone()).code(), "order.unknown", "{}", request.target);
+    }
+    let orders = listed(&gateway);
+    let pages = orders.iter().map(|order| shown(&gateway, &format!("/orders/{}", order["number"])).text());
+    let seen = [pages.collect(), serde_json::to_string(&orders).expect("JSON")].concat();
+    gateway.take_app().stop();
+    let store = std::fs::read(gateway.folder.path().join("state/state.redb")).expect("a file");
+    let all = [seen, String::from_utf8_lossy(&store).into_owned()].concat();
+    for secret in [SECRET, presented, "fgw_canary", "0812345678", "budi@", "Tok3n", "CANARY-METHOD"] {
+        assert!(!all.contains(secret), "{secret}");
+    }
+    assert_eq!(canary_in(all.as_bytes()), None);
+    let app = gateway.second().expect("started");
+    gateway.put_app(app);
 }
 
 #[test]

@@ -44,7 +44,7 @@ async fn a_lookup_in_vain_does_not_count_after_a_move() {
             target: late.target,
             headers: &late.headers,
             body: late.body.as_bytes(),
-            masked: None,
+            shown: OrderToShow { method: "POST", path: "/order/express", body: None },
             request_id: "r1",
             connection: None,
             memory: &Memory::new(1 << 20).share(None).allowance(Priority::Normal),

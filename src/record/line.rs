@@ -177,7 +177,7 @@ fn members(out: &mut Vec<u8>, facts: &RequestFacts, context: &LineContext<'_>, w
 
 fn target(out: &mut Vec<u8>, facts: &RequestFacts, masker: &Masker, withheld: bool) -> ShownTarget {
     let Some(RequestTarget { method, uri }) = &facts.target else {
-        out.extend_from_slice(b",\"method\":\"-\",\"path\":\"-\",\"query\":null");
+        out.extend_from_slice(b",\"method\":\"other\",\"path\":\"-\",\"query\":null");
         return ShownTarget::default();
     };
     word(out, b",\"method\":", Some(known_method(method.as_str())));

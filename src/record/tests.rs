@@ -223,9 +223,10 @@ mod writes_one_line_a_request {
         let bench = bench();
         drop(bench.recorder.unreadable(Some(431), Code::RequestHeaders));
         let lines = bench.lines();
-        for member in ["service", "account", "operation", "class", "method", "path"] {
+        for member in ["service", "account", "operation", "class", "path"] {
             assert_eq!(lines[0][member], "-", "{member}");
         }
+        assert_eq!(lines[0]["method"], "other");
         assert_eq!(lines[0]["code"], "request.headers");
         assert!(lines[0]["request_id"].as_str().unwrap().len() >= 8);
         let series = "fastrac_gateway_requests_total{operation=\"-\",outcome=\"bad_request\",service=\"-\"}";

@@ -58,7 +58,7 @@ fn connections_beyond_the_limit_are_counted_and_logged_and_can_read_why_while_th
         for (name, value) in [
             ("service", json!("-")),
             ("operation", json!("-")),
-            ("method", json!("-")),
+            ("method", json!("other")),
             ("status", json!(503)),
             ("outcome", json!("overloaded")),
             ("code", json!("gateway.overloaded")),
@@ -219,7 +219,7 @@ fn heads_that_h2_refuses_by_itself_are_counted_and_logged() {
         let lines = gateway.lines((refused + served) as usize);
         let line = lines.iter().rfind(|line| line["outcome"] == "bad_request").expect("a line");
         assert_eq!((&line["status"], &line["code"]), (&status, &json!(code)), "{name}: {line}");
-        assert_eq!((&line["service"], &line["method"], &line["sent"]), (&json!("-"), &json!("-"), &json!("no")));
+        assert_eq!((&line["service"], &line["method"], &line["sent"]), (&json!("-"), &json!("other"), &json!("no")));
     }
     assert_eq!(early(&gateway, "bad_request"), f64::from(refused));
 }

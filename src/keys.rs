@@ -184,13 +184,14 @@ impl Keys {
         Remedy::Rejected
     }
 
-    /// To be called when Fastrac accepted a request signed with `version` that it had refused with another pair.
-    pub(crate) fn accepted(&self, version: PairVersion) {
+    /// To be called when Fastrac accepted a request signed with `version` that it had refused with others.
+    pub(crate) fn accepted(&self, version: PairVersion, tried: &[TriedPair]) {
+        let refused = tried.iter().map(|tried| tried.version).collect();
         // If the queue is full, one of the next requests says the same.
-        let _ = self.commands.try_send(KeyCommand::Accepted { version });
+        let _ = self.commands.try_send(KeyCommand::Accepted { version, refused });
     }
 
-    /// Reads the source now. With `force` a new pair is used without verification; otherwise waits for its
+    /// Reads the source now. With `force` its pair is used, whatever canaries say of it; otherwise waits for its
     /// verdict. `None` when the rotation task has ended.
     pub async fn rotate(&self, force: bool) -> Option<Rotated> {
         self.command(|reply| KeyCommand::Rotate { force, reply }).await

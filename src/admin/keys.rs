@@ -77,6 +77,7 @@ fn rotated(rotated: Option<Rotated>) -> AccountResult {
         Some(Rotated::Unchanged) => (true, "unchanged", None, None),
         Some(Rotated::LockedOut { version, next_canary }) => (false, "refused", version, Some(lock_out(next_canary))),
         Some(Rotated::Promoted(version)) => (true, "promoted", Some(version), None),
+        Some(Rotated::Forced { version, fallback }) => (true, "promoted", Some(version), Some(forced(fallback))),
         Some(Rotated::Refused(version)) => (false, "refused", Some(version), None),
         Some(Rotated::Undecided(version)) => (false, "undecided", Some(version), None),
         Some(Rotated::Revoked(version)) => (false, "revoked", Some(version), None),
@@ -91,6 +92,19 @@ fn rotated(rotated: Option<Rotated>) -> AccountResult {
         json["detail"] = detail.into();
     }
     (success, json)
+}
+
+/// What follows from the use of a pair that is not verified.
+fn forced(fallback: Option<PairVersion>) -> String {
+    match fallback {
+        Some(previous) => format!(
+            "in use unverified: a canary that Fastrac refuses changes nothing; a request that it refuses is sent again with \
+             {previous}, which is in use again if that is accepted"
+        ),
+        None => "in use unverified: a canary that Fastrac refuses changes nothing, unless Fastrac refuses requests too; there \
+                 is no other pair to go back to"
+            .to_owned(),
+    }
 }
 
 fn lock_out(next_canary: Option<Instant>) -> String {

@@ -49,7 +49,8 @@ enum KeysCommand {
         /// Only this account
         #[arg(long, value_name = "NAME")]
         account: Option<String>,
-        /// Accept a new pair without verifying it
+        /// Use the pair in the source unverified, also if Fastrac refuses the canary: for a pair that is good although
+        /// the `verify` operation fails. It is given up if Fastrac refuses requests that the previous pair can make
         #[arg(long)]
         force: bool,
     },

@@ -14,9 +14,10 @@ pub(crate) enum KeyCommand {
         request: RefusedRequest,
         reply: oneshot::Sender<Remedy>,
     },
-    /// Fastrac accepted a request signed with `version` that it had refused with another pair.
+    /// Fastrac accepted a request signed with `version` that it had refused with others.
     Accepted {
         version: PairVersion,
+        refused: Vec<PairVersion>,
     },
     Rotate {
         force: bool,
@@ -82,6 +83,12 @@ pub enum Rotated {
     },
     /// This pair is in use now.
     Promoted(PairVersion),
+    /// This pair is in use now, whatever a canary says of it.
+    Forced {
+        version: PairVersion,
+        /// The pair that serves where Fastrac refuses requests with this one; `None`: there is none.
+        fallback: Option<PairVersion>,
+    },
     /// Fastrac refuses the new pair; the old one stays in use.
     Refused(PairVersion),
     /// Fastrac neither accepted nor refused the new pair; the old one stays in use, and verification is retried.

@@ -2,13 +2,15 @@
 //!
 //! A state machine without I/O: [`crate::rotation`] reports what the source and Fastrac returned, and does
 //! what is due. What always holds: a failed reading changes no pair; a candidate that Fastrac refused is never
-//! promoted unless an operator forces it; a revoked version is never used; a verified pair is given up only for
-//! another verified one, or because it was revoked or its canary was refused; at most one canary of a version
+//! promoted unless an operator forces it; a forced pair is given up for what Fastrac says of requests, not of canaries
+//! alone; a revoked version is never used; a verified pair is given up only for
+//! another verified one, by force, or because it was revoked or its canary was refused; at most one canary of a version
 //! runs; no request is decided by what began before it was refused, except that what is known of an origin's earlier
 //! requests decides its later ones for as long as Fastrac accepted the pair a moment ago. Once the canary was refused and no other pair
 //! serves, the account is locked out until a canary verifies a pair, or the source has another. Time is passed
 //! in. Never fails.
 
+mod forced;
 mod reading;
 mod refusal;
 mod request_caused;
@@ -135,6 +137,10 @@ impl KeyLifecycle {
         let judged = DatedVerdict { verdict, began };
         if let Some(previous) = self.previous.as_mut().filter(|previous| previous.slot.version() == version) {
             previous.slot.judge(judged);
+            if !previous.slot.serves() {
+                self.previous = None;
+                self.retire(version);
+            }
         }
         if let Some(slot) = self.current.as_mut().filter(|slot| slot.version() == version) {
             let changed = slot.judge(judged);
@@ -180,15 +186,6 @@ impl KeyLifecycle {
         })
     }
 
-    /// Fastrac accepted a request signed with `version`, which it had refused with the pair in use: that is as good a
-    /// reason to use the candidate as any.
-    pub(crate) fn accepted(&mut self, version: PairVersion, now: Instant) {
-        if self.candidate.as_ref().is_some_and(|slot| slot.version() == version) {
-            self.take_over(now);
-            self.update_lock(now);
-        }
-    }
-
     /// Promotes the candidate, verified or not, unless Fastrac refused it. Returns whether it did.
     fn take_over(&mut self, now: Instant) -> bool {
         let Some(slot) = self.candidate.take_if(|slot| slot.serves()) else { return false };
@@ -196,19 +193,11 @@ impl KeyLifecycle {
         true
     }
 
-    /// Promotes the candidate even if Fastrac refused it, by an operator's command.
-    pub(crate) fn force(&mut self, now: Instant) {
-        if let Some(slot) = self.candidate.take() {
-            self.install(TrackedPair::new(slot.held, now), now);
-            self.update_lock(now);
-        }
-    }
-
     fn install(&mut self, mut slot: TrackedPair, now: Instant) {
         if let Some(same) = self.previous.take_if(|previous| previous.slot.version() == slot.version())
             && same.slot.standing == Verification::Verified
         {
-            slot.standing = Verification::Verified;
+            (slot.standing, slot.forced) = (Verification::Verified, false);
         }
         let (version, verified) = (slot.version(), slot.standing == Verification::Verified);
         self.caused.clear();
@@ -331,9 +320,12 @@ impl KeyLifecycle {
 
     /// The pairs to be verified now; their canaries count as running.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Arc<LoadedPair>> {
-        let slots = [self.current.as_ref(), self.candidate.as_ref()].into_iter().flatten();
+        let previous = self.previous.as_ref().map(|previous| &previous.slot);
+        let slots = [self.current.as_ref(), previous, self.candidate.as_ref()].into_iter().flatten();
         let due = slots.filter(|slot| slot.due.is_some_and(|due| due <= now));
-        let due: Vec<_> = due.filter(|slot| !self.canaries.contains_key(&slot.version())).collect();
+        let mut due: Vec<_> = due.filter(|slot| !self.canaries.contains_key(&slot.version())).collect();
+        // The previous pair may be in the source again.
+        due.dedup_by_key(|slot| slot.version());
         let began: Vec<_> = due.iter().map(|slot| (slot.version(), slot.beginning(now))).collect();
         let due = due.into_iter().map(|slot| slot.held.clone()).collect();
         self.canaries.extend(began);

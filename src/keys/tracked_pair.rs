@@ -21,6 +21,9 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 const LOCKED_OUT_WAITS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(5)];
 /// Time from a canary without a verdict to the next one that a refused request waits for.
 const UNDECIDED_WAIT: Duration = Duration::from_secs(1);
+/// So long after Fastrac accepted a request with a pair, that says more than what is known otherwise: if the pair was
+/// revoked since, that is noticed so soon.
+pub(super) const EVIDENCE: Duration = Duration::from_secs(1);
 /// Number of doublings from the first wait to the maximum.
 const MAX_DOUBLINGS: u32 = 6;
 
@@ -49,6 +52,8 @@ pub(super) struct TrackedPair {
     pub(super) standing: Verification,
     /// The last verdict.
     pub(super) judged: Option<DatedVerdict>,
+    /// An operator uses it although the canary may refuse it: only refused requests can show that it is bad.
+    pub(super) forced: bool,
     /// Whether a request signed with it was refused since the last conclusive verdict.
     pub(super) doubted: bool,
     /// When the next canary is due; `None`: none is.
@@ -65,11 +70,17 @@ impl TrackedPair {
             held,
             standing: Verification::Unverified,
             judged: None,
+            forced: false,
             doubted: false,
             due: Some(now),
             after: None,
             tries: 0,
         }
+    }
+
+    /// A pair that an operator uses by force.
+    pub(super) fn forced(held: Arc<LoadedPair>, now: Instant) -> Self {
+        TrackedPair { forced: true, ..TrackedPair::new(held, now) }
     }
 
     pub(super) fn version(&self) -> PairVersion {
@@ -83,22 +94,40 @@ impl TrackedPair {
 
     /// Notes a verdict; returns whether the verification changed. [`Self::again`] says when the next canary is due.
     pub(super) fn judge(&mut self, judged: DatedVerdict) -> bool {
-        let before = self.standing;
+        let (before, counts) = (self.standing, self.refusal_counts());
         (self.judged, self.due, self.after) = (Some(judged), None, None);
         match judged.verdict {
             Verdict::Verified => {
                 (self.standing, self.doubted, self.tries) = (Verification::Verified, false, 0);
+                self.forced = false;
             }
-            Verdict::Refused => (self.standing, self.doubted) = (Verification::Refused, false),
-            Verdict::Undecided => {}
+            Verdict::Refused if counts => self.refute(),
+            Verdict::Refused | Verdict::Undecided => {}
         }
         self.standing != before
+    }
+
+    /// Fastrac refuses it.
+    pub(super) fn refute(&mut self) {
+        (self.standing, self.doubted, self.forced) = (Verification::Refused, false, false);
+    }
+
+    /// Whether a canary's refusal shows that it is bad. That of a forced pair does only where requests cannot: one was
+    /// refused for which there was no other pair, and none was accepted shortly before.
+    fn refusal_counts(&self) -> bool {
+        let accepted = self.held.last_accepted();
+        !self.forced || self.after.is_some_and(|refused| accepted.is_none_or(|accepted| refused > accepted + EVIDENCE))
     }
 
     /// When it was last known to be good: the last request or canary that Fastrac accepted was sent then.
     pub(super) fn last_good(&self) -> Option<Instant> {
         let verified = self.judged.filter(|last| last.verdict == Verdict::Verified).map(|last| last.began);
         self.held.last_accepted().max(verified)
+    }
+
+    /// Whether a restart could not use it: it would be verified again.
+    pub(super) fn is_refused_by_canary(&self) -> bool {
+        !self.serves() || self.judged.is_some_and(|last| last.verdict == Verdict::Refused)
     }
 
     /// Whether another canary is needed to know what Fastrac says of it.
@@ -133,7 +162,7 @@ impl TrackedPair {
     pub(super) fn question(&mut self, refused: Instant, now: Instant) {
         self.doubted = true;
         self.after = self.after.max(Some(refused));
-        let undecided = self.judged.filter(|last| last.verdict == Verdict::Undecided);
+        let undecided = self.judged.filter(|last| last.verdict != Verdict::Verified);
         let due = undecided.map_or(now, |last| now.max(last.began + UNDECIDED_WAIT));
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }

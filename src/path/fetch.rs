@@ -221,7 +221,7 @@ async fn next_step(
         AttemptResult::Answered(answer) => (answer.reading, answer.response.status, Ok(answer)),
     };
     if !answered.tried.is_empty() && matches!(reading.outcome, Outcome::Ok | Outcome::NotFound) {
-        call.account.accepted_instead(answered.lease.version());
+        call.account.accepted_instead(answered.lease.version(), answered.tried);
     }
     let settles = result.is_err() || !call.moves_money() || reading.settles_order(status);
     // An order that is sent again with another pair is decided by the next attempt.

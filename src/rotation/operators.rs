@@ -41,15 +41,13 @@ impl<C> RotationTask<'_, C> {
     }
 
     fn complete_rotation(&mut self, rotate: PendingRotate, fault: Option<&SourceError>, now: Instant) {
+        let forced = if rotate.force && fault.is_none() { self.keeper.life.force(now) } else { None };
         let (_, candidate) = self.keeper.life.standing();
-        let rotated = match (fault, candidate) {
-            (Some(fault), _) => Rotated::Fault(fault.to_string()),
-            (None, Some(version)) if rotate.force => {
-                self.keeper.life.force(now);
-                Rotated::Promoted(version)
-            }
-            (None, Some(version)) => return self.wait(version, VerdictReply::Rotate(rotate.reply), now),
-            (None, None) => match self.keeper.life.seen().map(|held| held.version()) {
+        let rotated = match (fault, forced, candidate) {
+            (Some(fault), ..) => Rotated::Fault(fault.to_string()),
+            (None, Some(version), _) => Rotated::Forced { version, fallback: self.keeper.life.fallback() },
+            (None, None, Some(version)) => return self.wait(version, VerdictReply::Rotate(rotate.reply), now),
+            (None, None, None) => match self.keeper.life.seen().map(|held| held.version()) {
                 Some(version) if self.keeper.life.has_revoked(version) => Rotated::Revoked(version),
                 version if self.keeper.life.is_locked_out() => {
                     Rotated::LockedOut { version, next_canary: self.keeper.life.next_canary() }

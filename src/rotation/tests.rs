@@ -10,7 +10,7 @@ use crate::{
     config::{self, KeySource},
     keys::{
         Event, KeySettings, Keys, NoKey, PairSource, PairVersion, RefusedRequest, Remedy, RequestOrigin, Revocation,
-        RevocationStore, Role, Rotated, StoreRevocation, TriedPair, Verification,
+        RevocationStore, Role, Rotated, SourceContent, StoreRevocation, TriedPair, Verification,
     },
 };
 
@@ -436,7 +436,7 @@ mod refused {
         world.put(2);
         world.pass(2_000).await;
         let Remedy::Resend(lease) = world.refused(old).await else { panic!("no new pair") };
-        world.keys.accepted(lease.version());
+        world.keys.accepted(lease.version(), &[]);
         world.pass(3_600_000).await;
         assert_eq!(world.in_use(), 2);
         // Whatever the overlap: until the new one is verified.
@@ -705,16 +705,109 @@ mod commands {
         assert!(matches!(world.keys.rotate(false).await, Some(Rotated::Fault(_))));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn rotate_by_force_takes_it_unverified_and_a_bad_one_rolls_back() {
-        let world = World::new().await;
-        *world.fastrac.slow.lock() = 1_000;
+    /// Forces pair 2, whose canary Fastrac refuses; returns the versions of both.
+    async fn force_second(world: &World) -> (PairVersion, PairVersion) {
+        let first = world.version();
         world.thinks(2, Verdict::Refused);
         world.put(2);
-        assert!(matches!(world.keys.rotate(true).await, Some(Rotated::Promoted(_))));
-        assert_eq!(world.in_use(), 2);
-        world.pass(1_500).await;
+        world.pass(1_100).await;
+        assert_eq!(world.in_use(), 1, "it is refused");
+        let Some(Rotated::Forced { version, fallback }) = world.keys.rotate(true).await else { panic!("not forced") };
+        assert_eq!((world.in_use(), version, fallback), (2, world.version(), Some(first)));
+        (first, version)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rotate_by_force_uses_a_pair_that_canaries_refuse() {
+        let world = World::new().await;
+        force_second(&world).await;
+        world.pass(600_000).await;
+        assert_eq!(world.in_use(), 2, "canaries alone say nothing");
+        assert_eq!(world.keys.status().content, SourceContent::Refused, "a restart would verify it");
+        world.thinks(2, Verdict::Verified);
+        world.pass(120_000).await;
+        let standing = || world.keys.status().pairs[0].standing;
+        assert_eq!((world.in_use(), standing()), (2, Verification::Verified));
+        // From then on it is a pair like any other.
+        world.thinks(2, Verdict::Refused);
+        assert!(matches!(world.refused(world.version()).await, Remedy::Resend(lease) if number(&lease) == 1));
+        world.pass(100).await;
         assert_eq!(world.in_use(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forced_pair_rolls_back_if_the_previous_one_does_what_it_cannot() {
+        let world = World::new().await;
+        let (first, second) = force_second(&world).await;
+        let Remedy::Resend(lease) = world.refused(second).await else { panic!("the request is lost") };
+        assert_eq!(number(&lease), 1);
+        world.pass(5_000).await;
+        assert_eq!(world.in_use(), 2, "the request may be refused for reasons of its own");
+        // One that was refused with another pair proves nothing.
+        let tried = |version| [TriedPair { version, refused: Instant::now() }];
+        world.keys.accepted(first, &tried("00000000".parse().unwrap()));
+        world.pass(100).await;
+        assert_eq!(world.in_use(), 2);
+        world.keys.accepted(first, &tried(second));
+        world.pass(100).await;
+        assert_eq!(world.in_use(), 1);
+        // It is verified again from time to time.
+        world.thinks(2, Verdict::Verified);
+        world.pass(120_000).await;
+        assert_eq!(world.in_use(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_both_pairs_refuse_do_not_roll_a_forced_one_back_while_the_previous_is_good() {
+        let world = World::new().await;
+        let (first, second) = force_second(&world).await;
+        let both = || request("shop", &[second, first], true);
+        for _ in 0..20 {
+            assert!(matches!(world.refused(second).await, Remedy::Resend(lease) if number(&lease) == 1));
+            assert!(matches!(world.keys.refused(both()).await, Remedy::Own));
+            world.pass(500).await;
+        }
+        assert_eq!(world.in_use(), 2);
+        // If neither pair is good, that ends in a lock-out like any other.
+        world.thinks(1, Verdict::Refused);
+        assert!(matches!(world.keys.refused(both()).await, Remedy::Rejected));
+        world.pass(5_000).await;
+        assert!(matches!(world.keys.lease(), Err(NoKey::Refused { .. })));
+        world.asked();
+        world.pass(10_000).await;
+        assert!((2..=20).contains(&world.asked().len()), "canaries go on, and not in a hurry");
+    }
+
+    /// An order that may not be sent again.
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_request_that_may_not_be_sent_again_rolls_a_forced_pair_back_unless_others_are_accepted() {
+        let world = World::new().await;
+        let (_, second) = force_second(&world).await;
+        for _ in 0..5 {
+            world.keys.lease().unwrap().note_accepted(Instant::now());
+            assert!(matches!(world.refused_for("shop", second, false).await, Remedy::Rejected));
+            world.pass(900).await;
+            assert_eq!(world.in_use(), 2);
+        }
+        world.pass(2_000).await;
+        assert!(matches!(world.refused_for("shop", second, false).await, Remedy::Rejected));
+        world.pass(100).await;
+        assert_eq!(world.in_use(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn force_ends_a_lock_out_until_requests_are_refused_too() {
+        let world = World::with(|_| {}, &[(1, Verdict::Refused)], Some(1)).await;
+        world.pass(5_000).await;
+        assert!(matches!(world.keys.lease(), Err(NoKey::Refused { .. })));
+        for _ in 0..2 {
+            assert!(matches!(world.keys.rotate(true).await, Some(Rotated::Forced { fallback: None, .. })));
+            world.pass(60_000).await;
+            assert_eq!(world.in_use(), 1);
+            assert!(matches!(world.refused(world.version()).await, Remedy::Rejected));
+            world.pass(5_000).await;
+            assert!(matches!(world.keys.lease(), Err(NoKey::Refused { .. })), "its requests are refused too");
+        }
     }
 
     #[tokio::test(start_paused = true)]

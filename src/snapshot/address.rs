@@ -18,7 +18,7 @@ use super::Account;
 use crate::{
     admission::{BudgetRequest, LimitResponse},
     config::AccountConfig,
-    keys::{Lease, NoKey, PairVersion, RefusedRequest, Remedy},
+    keys::{Lease, NoKey, PairVersion, RefusedRequest, Remedy, TriedPair},
     upstream::{Breakers, RetryBudget},
 };
 
@@ -92,9 +92,9 @@ impl Account {
         }
     }
 
-    /// Fastrac has accepted a request with this pair that it had refused with another.
-    pub(crate) fn accepted_instead(&self, pair: PairVersion) {
-        self.address.tell(|| self.keys.accepted(pair));
+    /// Fastrac has accepted a request with this pair that it had refused with others.
+    pub(crate) fn accepted_instead(&self, pair: PairVersion, tried: &[TriedPair]) {
+        self.address.tell(|| self.keys.accepted(pair, tried));
     }
 
     /// Fastrac has refused a request's key pair. Says what to do. About addresses that are left, nothing is found out.

@@ -246,7 +246,7 @@ impl Rotations<'_> {
             let keys = self.gateway.app().gateway.current.load().accounts[0].keys.clone();
             let began = Instant::now();
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-            assert!(matches!(runtime.block_on(keys.rotate(true)), Some(Rotated::Promoted(_))));
+            assert!(matches!(runtime.block_on(keys.rotate(true)), Some(Rotated::Forced { .. })));
             until("the previous pair is back in use", || self.events("rolled_back") > back);
             self.recovered.push(began.elapsed());
         }

@@ -30,6 +30,14 @@ async fn a_pair_that_fastrac_refuses_is_taken_only_by_force() {
     assert_eq!(reply.json()["accounts"]["main"]["result"], "refused");
     let reply = stage.post("/keys/rotate", r#"{"force": true}"#).await;
     assert_eq!(reply.status, 200, "{reply:?}");
+    let main = &reply.json()["accounts"]["main"];
+    assert_eq!((&main["result"], &main["version"]), (&"promoted".into(), &version(&stage).into()));
+    assert!(main["detail"].as_str().unwrap().starts_with("in use unverified"), "{main}");
+    // Nor does a canary take it back.
+    assert_eq!(stage.post("/keys/verify", "{}").await.json()["accounts"]["main"]["result"], "refused");
+    assert_eq!(version(&stage), main["version"].as_str().unwrap());
+    let degraded = stage.get("/readyz").await.json()["degraded"].to_string();
+    assert!(degraded.contains("the key pair in use is not verified"), "{degraded}");
 }
 
 #[tokio::test]

@@ -5,16 +5,16 @@
 //! have been revoked after a canary was accepted.) So a refused request carries the instants of its refusals. Pure; never
 //! fails.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::{KeyLifecycle, RequestOrigin};
-use crate::keys::{pair::LoadedPair, tracked_pair::Verdict, version::PairVersion};
-
-/// What is remembered of a service's earlier requests decides one that was refused at most this long after Fastrac was
-/// sent a request that it accepted with the same pair: if the pair was revoked since, that is noticed so soon.
-pub(super) const EVIDENCE: Duration = Duration::from_secs(1);
+use crate::keys::{
+    pair::LoadedPair,
+    tracked_pair::{EVIDENCE, Verdict},
+    version::PairVersion,
+};
 
 /// A request that Fastrac answered with 401, or with a key message.
 #[derive(Clone, Debug)]
@@ -59,6 +59,11 @@ impl RefusedRequest {
         self.tried.iter().rev().find(|tried| tried.version == version)
     }
 
+    /// When it was refused with a pair, if it was.
+    pub(super) fn refused_with(&self, version: PairVersion) -> Option<Instant> {
+        self.tried(version).map(|tried| tried.refused)
+    }
+
     pub(crate) fn has_tried(&self, version: PairVersion) -> bool {
         self.tried(version).is_some()
     }
@@ -92,12 +97,19 @@ impl KeyLifecycle {
         // Without, it is not the pair in use that was refused, and there is no other.
         let Some(tried) = request.tried(current.version()).copied() else { return RefusalAction::Rejected };
         let previous = self.previous.as_ref().map(|previous| &previous.slot).filter(|slot| slot.serves());
-        if let Some(previous) = previous.filter(|slot| request.may_resend && !request.has_tried(slot.version())) {
-            // The request doesn't wait for the canary, but the pair in use must be verified.
-            current.question(tried.refused, now);
+        let tried_both = previous.is_some_and(|slot| request.has_tried(slot.version()));
+        if let Some(previous) = previous.filter(|_| request.may_resend && !tried_both) {
+            // The request doesn't wait for the canary, but the pair in use must be verified. A forced one is judged by what
+            // becomes of the request.
+            if !current.forced {
+                current.question(tried.refused, now);
+            }
             return RefusalAction::Resend(previous.held.clone());
         }
-        if current.judged.is_some_and(|last| last.verdict == Verdict::Undecided && last.began > tried.refused) {
+        if current.forced && tried_both {
+            return self.refused_with_previous(request, patient, now);
+        }
+        if current.judged.is_some_and(|last| last.verdict != Verdict::Verified && last.began > tried.refused) {
             return RefusalAction::Rejected;
         }
         current.question(tried.refused, now);

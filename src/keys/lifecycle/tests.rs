@@ -163,7 +163,7 @@ impl<'a> World<'a> {
                 (self.readings, self.read) = (None, None);
                 self.life.change_source("directory", true);
             }
-            92 if self.random.u8(..8) == 0 => self.life.force(self.now),
+            92 if self.random.u8(..8) == 0 => drop(self.life.force(self.now)),
             93 if self.random.u8(..8) == 0 => {
                 self.canaries.clear();
                 self.life.recover(ReadAt { instant: self.now, wall: Timestamp::UNIX_EPOCH });
@@ -227,7 +227,8 @@ impl<'a> World<'a> {
         if !request.causes && self.accepts[self.number(version)] {
             request.signed.note_accepted(request.sent);
             if !request.tried.is_empty() {
-                self.life.accepted(version, self.now);
+                let refused: Vec<_> = request.tried.iter().map(|tried| tried.version).collect();
+                self.life.accepted(version, &refused, self.now);
             }
             return self.ends.push(RequestEnd::Accepted);
         }
@@ -328,18 +329,25 @@ impl<'a> World<'a> {
     }
 
     /// A verdict that began after the request was refused, or what such a verdict has shown of the service. Then Fastrac
-    /// accepted the pair a moment before the refusal.
+    /// accepted the pair a moment before the refusal. If the pair in use is forced, the verdict may be on the previous one.
     fn check_own(&mut self, request: &ModelRequest) {
         let version = self.in_use().expect("the pair in use is good");
-        let tried = request.tried.iter().find(|tried| tried.version == version).expect("it was signed with it");
-        let number = self.number(version);
+        let forced = self.life.current.as_ref().is_some_and(|slot| slot.forced);
+        let previous = self.life.previous.as_ref().map(|previous| previous.slot.version()).filter(|_| forced);
+        let verified =
+            |tried: &&TriedPair| self.verified.get(&tried.version).is_some_and(|began| *began > tried.refused);
+        let decided = request.tried.iter().filter(|tried| tried.version == version || Some(tried.version) == previous);
+        let decided = decided.rev().find(verified);
+        let in_use = request.tried.iter().find(|tried| tried.version == version);
+        let tried = decided.or(in_use).expect("it was signed with it");
+        let number = self.number(tried.version);
         let since = self.refuses_since[number];
         assert!(
             self.accepts[number] || tried.refused <= since + Duration::from_secs(1),
             "the request's own although the pair has been refused for {:?}",
             tried.refused - since
         );
-        if self.verified.get(&version).is_some_and(|began| *began > tried.refused) {
+        if decided.is_some() {
             self.own[request.service] = Some((version, self.now));
             return;
         }

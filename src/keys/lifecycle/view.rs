@@ -10,7 +10,7 @@ use crate::keys::{
     account_pairs::AccountPairs,
     pair::LoadedPair,
     snapshot::KeySnapshot,
-    status::{Role, SourceContent, Verification},
+    status::{Role, SourceContent},
     tracked_pair::TrackedPair,
     version::PairVersion,
 };
@@ -42,7 +42,7 @@ impl KeyLifecycle {
             return SourceContent::Incomplete;
         }
         let Some(seen) = self.seen.as_ref().map(|held| held.version()) else { return SourceContent::Unknown };
-        let refused = |slot: &TrackedPair| slot.version() == seen && slot.standing == Verification::Refused;
+        let refused = |slot: &TrackedPair| slot.version() == seen && slot.is_refused_by_canary();
         let slots = [self.current.as_ref(), self.candidate.as_ref()];
         if self.shared.revoked.contains(seen) {
             SourceContent::Revoked
@@ -85,6 +85,11 @@ impl KeyLifecycle {
     /// The version in use, and that of the candidate.
     pub(crate) fn standing(&self) -> (Option<PairVersion>, Option<PairVersion>) {
         (self.current.as_ref().map(TrackedPair::version), self.candidate.as_ref().map(TrackedPair::version))
+    }
+
+    /// The pair before the one in use, while it may serve.
+    pub(crate) fn fallback(&self) -> Option<PairVersion> {
+        self.previous.as_ref().filter(|previous| previous.slot.serves()).map(|previous| previous.slot.version())
     }
 
     /// When the next canary is due.

@@ -1,0 +1,90 @@
+//! A pair that an operator uses by force, and what shows that it is bad. Pure; never fails.
+//!
+//! The operator says that the pair is good although canaries are refused: the `verify` operation may be what fails. So a
+//! canary alone takes it back no more. A request that Fastrac refuses with it goes again with the previous pair, while that
+//! may serve: if it is accepted, the forced pair is bad; if it is refused again, a canary of the previous pair tells
+//! whether the request caused that itself. Where no request can show what a forced pair is worth, its own canary decides
+//! again ([`TrackedPair::judge`]).
+
+use tokio::time::Instant;
+
+use super::{KeyLifecycle, RefusalAction, RefusedRequest};
+use crate::keys::{
+    status::{KeyEvent, Verification},
+    tracked_pair::{TrackedPair, Verdict},
+    version::PairVersion,
+};
+
+impl KeyLifecycle {
+    /// Uses the pair in the source unverified, by an operator's command: the candidate, or the pair in use, if that is not
+    /// verified. Returns its version if there is such a pair.
+    pub(crate) fn force(&mut self, now: Instant) -> Option<PairVersion> {
+        let seen = self.seen.as_ref().map(|held| held.version());
+        if let Some(slot) = self.candidate.take() {
+            let version = slot.version();
+            self.install(TrackedPair::forced(slot.held, now), now);
+            self.update_lock(now);
+            return Some(version);
+        }
+        let unverified =
+            |slot: &&mut TrackedPair| slot.standing != Verification::Verified && Some(slot.version()) == seen;
+        let slot = self.current.as_mut().filter(unverified)?;
+        let (version, served) = (slot.version(), slot.serves());
+        *slot = TrackedPair::forced(slot.held.clone(), now);
+        (self.confirm, self.first) = (None, None);
+        if !served {
+            self.tell(KeyEvent::Promoted, Some(version));
+        }
+        self.update_lock(now);
+        Some(version)
+    }
+
+    /// What a request does next that was refused with a forced pair and with the previous one: a canary tells whether that
+    /// is good, and so the request was refused for reasons of its own.
+    pub(super) fn refused_with_previous(
+        &mut self,
+        request: &RefusedRequest,
+        patient: bool,
+        now: Instant,
+    ) -> RefusalAction {
+        let Some(previous) = self.previous.as_mut().map(|previous| &mut previous.slot) else {
+            return RefusalAction::Rejected;
+        };
+        let Some(refused) = request.refused_with(previous.version()) else { return RefusalAction::Rejected };
+        match previous.judged.filter(|last| last.began > refused).map(|last| last.verdict) {
+            Some(Verdict::Verified) => {
+                if let Some(origin) = &request.origin {
+                    self.caused.remember(origin, now);
+                }
+                RefusalAction::Own
+            }
+            Some(_) => RefusalAction::Rejected,
+            None => {
+                previous.question(refused, now);
+                if !patient && previous.due.is_some_and(|due| due > now) {
+                    RefusalAction::Rejected
+                } else {
+                    RefusalAction::Wait
+                }
+            }
+        }
+    }
+
+    /// Fastrac accepted a request signed with `version`, which it had refused with the pairs `refused`: if the pair in use
+    /// is among them, that is as good a reason to use the candidate as any, and shows that a forced pair is bad.
+    pub(crate) fn accepted(&mut self, version: PairVersion, refused: &[PairVersion], now: Instant) {
+        let is_previous = self.previous.as_ref().is_some_and(|previous| previous.slot.version() == version);
+        if self.candidate.as_ref().is_some_and(|slot| slot.version() == version) {
+            self.take_over(now);
+        } else if let Some(slot) = self.current.as_mut().filter(|slot| is_previous && slot.forced)
+            && refused.contains(&slot.version())
+        {
+            slot.refute();
+            let forced = slot.version();
+            self.tell(KeyEvent::Refused, Some(forced));
+            self.caused.clear();
+            self.roll_back(now);
+        }
+        self.update_lock(now);
+    }
+}

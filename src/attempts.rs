@@ -78,6 +78,8 @@ struct AttemptsState {
     refused_unexecuted: bool,
     key_version: Option<Arc<str>>,
     status: Option<u16>,
+    /// Bytes of the last response's body; `None`: there was no response.
+    received: Option<u64>,
     times: AttemptTimes,
     /// The wait in progress, and from when on it is not in `times` yet.
     waiting: Option<(WaitFor, Instant)>,
@@ -138,7 +140,14 @@ impl Attempts {
         self.0.change(|state| {
             state.count += 1;
             state.key_version = Some(key_version);
+            state.received = None;
         });
+    }
+
+    /// So many bytes more of the body of the last attempt's response have come; 0: its head.
+    pub(crate) fn received(&self, bytes: usize) {
+        let mut state = self.0.state.lock();
+        state.received = Some(state.received.unwrap_or(0) + bytes as u64);
     }
 
     /// The first byte of the request may leave from now on: `sent` is at least `unknown`, and stays so unless the request
@@ -208,6 +217,11 @@ impl Attempts {
         let (count, times, key_version) = (state.count, std::mem::take(&mut state.times), state.key_version.clone());
         let before = state.logged.replace(Logged { count, at: now }).map_or(0, |logged| logged.count);
         LoggedAttempts { count: count - before, times, key_version }
+    }
+
+    /// Bytes of the body of the last attempt's response, as far as it has come; `None`: there was no response.
+    pub(crate) fn response_bytes(&self) -> Option<u64> {
+        self.0.state.lock().received
     }
 
     /// How long ago the last line was taken, if there are attempts that no line has; `None`: there are none, or no line was

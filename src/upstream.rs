@@ -261,7 +261,9 @@ pub async fn send(
         match connection.send(request).await {
             Ok(response) => {
                 drop(departure);
-                return read(Incomplete { pool, connection, lease, bounds, head_only, sent_at }, response).await;
+                let attempts = accounting.attempts;
+                return read(Incomplete { pool, connection, lease, bounds, attempts, head_only, sent_at }, response)
+                    .await;
             }
             Err(SendError::Unsent(unsent)) => {
                 departure.handed_back();
@@ -295,15 +297,19 @@ struct Incomplete<'p> {
     connection: UpstreamConnection,
     lease: Lease,
     bounds: Bounds,
+    attempts: &'p Attempts,
     /// The request was HEAD.
     head_only: bool,
     sent_at: Instant,
 }
 
 async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Result<Answer, Failure> {
-    let Incomplete { pool, mut connection, lease, bounds, head_only, sent_at } = response;
+    let Incomplete { pool, mut connection, lease, bounds, attempts, head_only, sent_at } = response;
     let (head, mut incoming) = head.into_parts();
     let Framing { mut due, is_certain, described_length } = Framing::of(head.status, &head.headers, head_only)?;
+    if !incoming.is_end_stream() {
+        attempts.received(0);
+    }
     if incoming.size_hint().lower() > bounds.body as u64 {
         return Err(Failure::TooLong(bounds.body));
     }
@@ -317,6 +323,7 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
         let frame = connection.frame(&mut incoming).await.map_err(|DeadlineExceeded| Failure::Timeout)?;
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Failure::Cut)?.into_data() else { continue };
+        attempts.received(data.len());
         due.take(data.len())?;
         buffer.push(data)?;
         if buffer.length() > whole_up_to {
@@ -325,7 +332,8 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
             }
             let left = bounds.body - buffer.length();
             let (bytes, claim) = buffer.into_parts();
-            let stream = Stream::new(connection, incoming, Beginning { bytes, claim, left, due }, &lease);
+            let beginning = Beginning { bytes, claim, left, due, attempts: attempts.clone() };
+            let stream = Stream::new(connection, incoming, beginning, &lease);
             let body = AnswerBody::Long(Box::new(stream));
             let took = sent_at.elapsed();
             return Ok(Answer { status: head.status, headers: head.headers, described_length, body, took });

@@ -52,6 +52,8 @@ pub(super) struct Exchange {
     pub(super) waited_for_log: Duration,
     /// Whether its operation asks the cache.
     asks_cache: bool,
+    /// The response is passed on as it comes.
+    streamed: bool,
     /// How it was to be fetched, for `Cache-Status` of a refusal. `None`: the cache has not been asked, or had it.
     pub(super) fetched_as: Option<CacheStatusHeader>,
 }
@@ -78,6 +80,7 @@ impl Exchange {
             began,
             waited_for_log: Duration::ZERO,
             asks_cache: false,
+            streamed: false,
             fetched_as: None,
         }
     }
@@ -171,6 +174,7 @@ impl Exchange {
             began: self.began,
             waited_for_log: self.waited_for_log,
             asks_cache: self.asks_cache,
+            streamed: false,
             fetched_as: self.fetched_as,
         }
     }
@@ -218,6 +222,7 @@ impl Exchange {
                         ReplyBody::Stream(_) => CapturedBody::default(),
                     };
                 }
+                self.streamed = matches!(reply.body, ReplyBody::Stream(_));
             }
             Err(refusal) => {
                 record.status = Some(refusal.status.as_u16());
@@ -240,6 +245,17 @@ impl Exchange {
         (record.attempts, record.key_version) = (count, key_version);
         (record.upstream, record.waited) = (times.upstream, times.budget);
         record.paused += times.between;
+        self.take_received();
+    }
+
+    /// Notes in the record how much of Fastrac's response was received, unless it is held.
+    fn take_received(&mut self) {
+        let received = self.attempts.as_ref().and_then(Attempts::response_bytes);
+        if let (Some(record), Some(received)) = (&mut self.record, received)
+            && !record.answer_body.is_held()
+        {
+            record.answer_body = CapturedBody::part(received);
+        }
     }
 }
 
@@ -247,6 +263,8 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if self.record.as_ref().is_some_and(|record| !record.has_head()) {
             self.take_attempts(Instant::now());
+        } else if self.streamed {
+            self.take_received();
         }
     }
 }

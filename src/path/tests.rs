@@ -33,7 +33,7 @@ fn futures_stay_small() {
         ("served", served, 2176),
         ("hit", hit, 1920),
         ("fill", fill, 704),
-        ("fetch", fetch, 3968),
+        ("fetch", fetch, 3984),
         ("order", order, 256),
     ];
     for (name, size, limit) in sizes {

@@ -115,17 +115,24 @@ pub struct CapturedBody {
     pub(super) whole: Option<Bytes>,
     /// Bytes.
     pub(super) length: u64,
+    /// Some of it was received, perhaps no byte.
+    pub(super) is_part: bool,
 }
 
 impl CapturedBody {
     /// A complete body. An empty one counts as none.
     pub fn whole(bytes: Bytes) -> CapturedBody {
-        CapturedBody { length: bytes.len() as u64, whole: Some(bytes) }
+        CapturedBody { length: bytes.len() as u64, whole: Some(bytes), is_part: false }
     }
 
-    /// A body that was cut off or is too long to be held: only its length is logged.
+    /// A body that was cut off, withheld, or is too long to be held: only the length of what was received is logged.
     pub fn part(length: u64) -> CapturedBody {
-        CapturedBody { whole: None, length }
+        CapturedBody { whole: None, length, is_part: true }
+    }
+
+    /// Whether its bytes are held.
+    pub fn is_held(&self) -> bool {
+        self.whole.is_some()
     }
 }
 

@@ -289,7 +289,7 @@ fn timings(out: &mut Vec<u8>, facts: &RequestFacts, took: Duration) {
 fn body(out: &mut Vec<u8>, key: &[u8], body: &CapturedBody, context: &LineContext<'_>) -> Range<usize> {
     out.extend_from_slice(key);
     let start = out.len();
-    if !context.with_bodies || body.length == 0 {
+    if !context.with_bodies || body.length == 0 && !body.is_part {
         out.extend_from_slice(b"null");
         return start..start;
     }

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     admission::Spent,
+    attempts::Attempts,
     keys::{Leak, LeakScan, Lease},
     memory::MemoryClaim,
     outcome::Code,
@@ -54,6 +55,8 @@ pub struct Stream {
     /// Bytes that may still arrive.
     left: usize,
     due: DueLength,
+    /// Told what arrives.
+    attempts: Attempts,
     /// For what is read and not yet taken.
     claim: MemoryClaim,
     /// Holds the account's place in flight.
@@ -68,13 +71,14 @@ pub(super) struct Beginning {
     pub(super) left: usize,
     /// What the rest must come to.
     pub(super) due: DueLength,
+    pub(super) attempts: Attempts,
 }
 
 impl Stream {
     pub(super) fn new(connection: UpstreamConnection, incoming: Incoming, beginning: Beginning, lease: &Lease) -> Self {
-        let Beginning { bytes, claim, left, due } = beginning;
-        let beginning = Some(bytes);
-        Stream { connection, incoming, scan: lease.scan(), left, due, claim, beginning, ended: false, spent: None }
+        let Beginning { bytes, claim, left, due, attempts } = beginning;
+        let (beginning, scan) = (Some(bytes), lease.scan());
+        Stream { connection, incoming, scan, left, due, attempts, claim, beginning, ended: false, spent: None }
     }
 
     /// Holds the account's place in flight until the last byte.
@@ -125,6 +129,7 @@ impl Body for Stream {
                     Ok(Some(Ok(frame))) => {
                         let Ok(data) = frame.into_data() else { continue };
                         let too_long = || io::Error::other("the response is longer than limits.answer_body");
+                        this.attempts.received(data.len());
                         this.due.take(data.len()).map_err(contradicted)?;
                         this.left = this.left.checked_sub(data.len()).ok_or_else(too_long)?;
                         this.checked(&data)?

@@ -11,12 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use fastrac_sandbox::{Act, Fault};
+use serde_json::{Value, json};
 
 use crate::{
     bodies,
     client::{Request, get, post, request},
-    test_gateway::{Setup, TestGateway, canary_in, secret_of, until},
+    test_gateway::{SECRET, Setup, TestGateway, canary_in, secret_of, until},
 };
 
 /// The lines of all files whose names begin like this.
@@ -119,6 +120,37 @@ fn a_line_is_bounded_and_shows_no_secret_whatever_the_request_says() {
     let methods: Vec<_> = gateway.log().into_iter().map(|line| line["method"].clone()).collect();
     assert!(methods.contains(&"PROPFIND".into()) && methods.contains(&"other".into()), "{methods:?}");
     assert!(gateway.log().iter().filter(|line| line["query"] == "a=1").all(|line| line.get("query_bytes").is_none()));
+}
+
+/// What was received of a response that is not written: cut off, withheld, too long, streamed.
+#[test]
+fn a_response_whose_body_is_not_held_is_logged_by_its_size() {
+    let limits = "answer_buffer = \"4KiB\"\nanswer_body = \"64KiB\"";
+    let gateway = Setup { limits, account: "retries = 0.0", ..Setup::default() }.start();
+    let of = |filler: usize, text: &str| format!(r#"{{"success":true,"data":"{text}{}"}}"#, "x".repeat(filler));
+    let (streamed, too_long, leaked) = (of(20_000, ""), of(70_000, ""), of(0, SECRET));
+    let late = || Fault { delay_ms: 60_000, ..Fault::on("v2.multi_items", Act::Pass) };
+    let read = || get("/webhook/get").by("shop");
+    let order = |number: usize| post("/order/express", &bodies::order(number)).by("shop");
+    let patient = |request: Request| request.header("x-gateway-timeout", "300");
+    for (name, fault, request, outcome, bytes) in [
+        ("cut", Fault::on("v2.webhook_get", Act::Cut { after: 10, reset: false }), read(), "cut", Some(10)),
+        ("cut-order", Fault::on("v2.order_express", Act::Cut { after: 7, reset: false }), order(1), "cut", Some(7)),
+        ("cut-at-once", Fault::on("v2.webhook_get", Act::Cut { after: 0, reset: false }), read(), "cut", Some(0)),
+        ("leak", Fault::on("v2.webhook_get", Act::answer(200, &leaked)), read(), "leak", Some(leaked.len())),
+        ("long", Fault::on("v2.order_express", Act::answer(200, &too_long)), order(2), "cut", Some(0)),
+        ("stream", Fault::on("v2.webhook_get", Act::answer(200, &streamed)), read(), "ok", Some(streamed.len())),
+        ("none", Fault::on("v2.webhook_get", Act::Close), read(), "cut", None),
+        ("late", late(), patient(post("/item/multi-items", bodies::MULTI_ITEMS).by("shop")), "timeout", None),
+    ] {
+        gateway.sandbox.clear_faults();
+        gateway.sandbox.fault(fault);
+        let id = format!("response-{name}");
+        assert_eq!(gateway.send(request.header("x-request-id", &id)).outcome(), outcome, "{name}");
+        let line = gateway.line(&id);
+        let expected = bytes.map_or(Value::Null, |bytes| json!({ "bytes": bytes }));
+        assert_eq!(line["answer_body"], expected, "{name}: {line}");
+    }
 }
 
 #[test]

@@ -47,15 +47,17 @@ impl fmt::Debug for BufferedRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     /// It is longer than `limits.request_body`, in bytes.
-    #[error("the request's body is longer than {0} bytes (`limits.request_body`)")]
+    #[error("the request's body is longer than {0} bytes (`limits.request_body`): send a shorter one")]
     TooLarge(usize),
     /// It was not complete at the deadline.
-    #[error("the request's body did not come within the request's time (`limits.request`)")]
+    #[error(
+        "the request's body did not come within the request's time (`limits.request`): send it again, without pauses"
+    )]
     TooSlow,
     #[error(transparent)]
     NoMemory(#[from] MemoryExhausted),
     /// The connection was lost, or the framing is wrong.
-    #[error("the request's body could not be read")]
+    #[error("the request's body could not be read: send it again, whole and with correct framing")]
     Broken,
 }
 

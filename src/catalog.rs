@@ -60,7 +60,10 @@ impl Operation {
 
 /// The service may not call the operation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{service} may not call {operation} (class {class}); its `allow` list in the gateway's configuration decides")]
+#[error(
+    "{service} may not call {operation} (class {class}); its `allow` list in the gateway's configuration decides: \
+     ask the gateway's operators"
+)]
 pub struct Forbidden {
     service: String,
     operation: String,

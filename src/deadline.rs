@@ -39,10 +39,10 @@ pub struct Deadline(Instant);
 /// `x-gateway-timeout` cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTimeout {
-    #[error("x-gateway-timeout must be a whole number of milliseconds above 0, of digits only")]
+    #[error("x-gateway-timeout must be a whole number of milliseconds above 0: send digits only")]
     Number,
     /// Which of them would count?
-    #[error("x-gateway-timeout is sent more than once")]
+    #[error("x-gateway-timeout is sent more than once: send one")]
     Repeated,
 }
 

@@ -48,6 +48,17 @@ pub struct Refusal {
     may_succeed: bool,
     /// The service that asked holds too much memory.
     memory_share_used: bool,
+    advice: Advice,
+}
+
+/// What the caller is told to do next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Advice {
+    /// The message says it.
+    #[default]
+    Said,
+    /// It is added to the message, because it depends on the request: see [`RepeatRule`].
+    ByRepeatRule,
 }
 
 impl Refusal {
@@ -75,6 +86,7 @@ impl Refusal {
             outcome,
             may_succeed,
             memory_share_used: false,
+            advice: Advice::Said,
         }
     }
 
@@ -129,6 +141,11 @@ impl Refusal {
             BudgetLimit::Day { resets_at } => {
                 format!("Daily budget of account {account} is used up; it starts again at {resets_at}")
             }
+            // A service without a share has no part.
+            BudgetLimit::PartOfDay { free_at } if !over.own_share_used => format!(
+                "What is left of the daily budget of account {account} is kept for others, or for later in the day; the next \
+                 unit is free at {free_at}"
+            ),
             BudgetLimit::PartOfDay { free_at } => format!(
                 "The service's part of the daily budget of account {account} is used up for now; the next unit is free at \
                  {free_at}"
@@ -146,7 +163,9 @@ impl Refusal {
 
     /// Nobody waits for the call, and no budget of `account` is spare.
     pub(crate) fn not_spare(account: &str) -> Self {
-        let message = format!("Nobody waits for this call, and account {account} has no budget to spare for it");
+        let message = format!(
+            "Nobody waits for this call, and account {account} has no budget to spare for it; try again in 1 s"
+        );
         Refusal::new(Code::BudgetSecond, message).retry_after(Duration::from_secs(1))
     }
 
@@ -210,9 +229,23 @@ impl Refusal {
 
     /// Fastrac accepts no key pair of the account.
     pub(crate) fn key_rejected() -> Self {
-        let message =
-            "Fastrac refuses the account's key pair; nothing was executed; the operators must replace the pair";
+        let message = "Fastrac refuses the account's key pair; nothing was executed; tell the operators, who must replace the pair";
         Refusal::new(Code::KeysRejected, message)
+    }
+
+    /// Fastrac refused a pair, but there is another one, or the account has another address now.
+    pub(crate) fn key_changing() -> Self {
+        let message = "Fastrac refused the key pair of an account whose pair or address is being changed, and the request could \
+                       not be sent again; nothing was executed; try again";
+        Refusal { may_succeed: true, ..Refusal::new(Code::KeysRejected, message) }
+    }
+
+    /// Fastrac refused the pair that an order was signed with, and `resend_orders` is off: whether another pair is good is
+    /// not known.
+    pub(crate) fn key_rejected_order() -> Self {
+        let message = "Fastrac refused the account's key pair, and orders are not sent again with another one \
+                       (`resend_orders`); nothing was executed; try again, and tell the gateway's operators if this lasts";
+        Refusal { may_succeed: true, ..Refusal::new(Code::KeysRejected, message) }
     }
 
     /// Fastrac refused the key pair, and the time was up before it was known whether another one is good.
@@ -245,6 +278,20 @@ impl Refusal {
             _ if self.may_succeed => "now",
             _ => "never",
         }
+    }
+
+    /// The message, with what to do next. `retry`: the word for that.
+    fn told(&self, retry: &str) -> Cow<'static, str> {
+        if self.advice == Advice::Said {
+            return self.message.clone();
+        }
+        let step = match retry {
+            "same_key" => "check its outcome with Fastrac; under the same Idempotency-Key it is not sent twice",
+            "ask" => "check its outcome with Fastrac before you send it again",
+            "after" => &format!("try again in {} s", whole_seconds(self.retry_after.unwrap_or_default()).as_secs()),
+            _ => "try again",
+        };
+        format!("{}; {step}", self.message).into()
     }
 
     /// The policies of `RateLimit-Policy` that a refusal by a limit violates.
@@ -305,9 +352,11 @@ impl Refusal {
     /// Media type and bytes.
     fn body(&self, request: RefusedRequestFacts<'_>, format: RefusalFormat) -> (&'static str, Bytes) {
         let RefusedRequestFacts { request_id, sent, repeat } = request;
+        let retry = self.retry(sent, repeat);
+        let message = self.told(retry);
         let mut error = json!({
             "code": self.code.as_str(), "by": self.code.outcome().by().as_str(), "sent": sent.as_str(),
-            "retry": self.retry(sent, repeat), "request_id": request_id.as_str(),
+            "retry": retry, "request_id": request_id.as_str(),
         });
         if let Some(wait) = self.retry_after {
             error["retry_after"] = whole_seconds(wait).as_secs().into();
@@ -321,7 +370,7 @@ impl Refusal {
                     None => format!("{}#{}", error_reference(), self.code.as_str()),
                 };
                 let mut body = json!({
-                    "type": kind, "title": title, "status": self.status.as_u16(), "detail": self.message,
+                    "type": kind, "title": title, "status": self.status.as_u16(), "detail": message,
                     "error": error,
                 });
                 if let Some(policy) = violated {
@@ -332,7 +381,7 @@ impl Refusal {
             RefusalFormat::Envelope => {
                 let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
                 let body = json!({
-                    "success": false, "message": self.message, "data": null, "timestamp": now, "error": error,
+                    "success": false, "message": message, "data": null, "timestamp": now, "error": error,
                 });
                 ("application/json", body)
             }

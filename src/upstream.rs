@@ -115,19 +115,22 @@ pub enum Failure {
     #[error("The time was up before the request could be sent; Fastrac has not seen it")]
     NotStarted,
     /// While a connection was opened.
-    #[error("The key pair was revoked before the request could be sent; Fastrac has not seen it")]
+    #[error("The key pair was revoked before the request could be sent; Fastrac has not seen it; try again in 1 s")]
     Revoked,
     #[error("No complete response from Fastrac in time; it may have executed the request")]
     Timeout,
     #[error("The connection to Fastrac was lost before its response was complete; it may have executed the request")]
     Cut,
-    #[error("Fastrac's response is longer than {0} bytes (`limits.answer_body`)")]
+    #[error(
+        "Fastrac's response is longer than {0} bytes (`limits.answer_body`); ask for less, or ask the gateway's operators \
+         for more"
+    )]
     TooLong(usize),
     /// Nothing was sent.
     #[error("Nothing was sent: {0}; try again in 1 s")]
     Unrecorded(#[from] Unrecorded),
     /// A response has come, but there is no room for it.
-    #[error("{0}; Fastrac's response was not read; try again in 1 s")]
+    #[error("{0}; Fastrac's response was not read")]
     NoMemory(#[from] MemoryExhausted),
 }
 

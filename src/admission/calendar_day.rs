@@ -55,7 +55,7 @@ pub struct LocalTime(ZonedDateTime);
 
 impl LocalTime {
     /// The instant `millis` (since 1970, UTC) in `zone`; whole seconds, rounded up.
-    pub(super) fn of(millis: i64, zone: &TimeZone) -> Self {
+    pub(crate) fn of(millis: i64, zone: &TimeZone) -> Self {
         let second = millis.saturating_add(999).div_euclid(1000);
         LocalTime(Timestamp::from_second(second).unwrap_or(Timestamp::MAX).to_zoned_datetime(zone.clone()))
     }

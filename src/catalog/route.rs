@@ -19,16 +19,16 @@ use crate::config::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Not an absolute path.
-    #[error("the request target must begin with a slash")]
+    #[error("the request target must begin with a slash: send a path")]
     NotAbsolute,
     /// `.` or `..` as a segment, in any spelling.
-    #[error("the path contains a dot segment")]
+    #[error("the path contains a dot segment: send the path that it stands for")]
     DotSegment,
     /// `%2e`, `%2f`, `%5c`, `%00`, a backslash or a NUL.
-    #[error("the path contains an encoded dot, slash, backslash or NUL, or a backslash")]
+    #[error("the path contains an encoded dot, slash, backslash or NUL, or a backslash: send it without")]
     Separator,
     /// An invalid percent-encoding, or one that does not decode to UTF-8.
-    #[error("the path's percent-encoding is invalid, or does not decode to UTF-8")]
+    #[error("the path's percent-encoding is invalid, or does not decode to UTF-8: send it as %XX of UTF-8 bytes")]
     Encoding,
     /// Matches a row only after normalization.
     #[error("the path is another spelling of a listed path: send it exactly as Fastrac's documentation prints it")]

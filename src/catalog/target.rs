@@ -17,19 +17,19 @@ pub enum Misaddressed {
     #[error("CONNECT, TRACE and Upgrade are not served: send an ordinary request")]
     Upgrade,
     /// A method in lower case, which another server might take for its upper-case form.
-    #[error("the request's method must be in upper case")]
+    #[error("the request's method must be in upper case: send it so")]
     Method,
     /// A transfer coding other than one `chunked`.
-    #[error("Transfer-Encoding must be chunked and nothing else")]
+    #[error("Transfer-Encoding must be chunked and nothing else: send it so, or a Content-Length")]
     Framing,
     /// Not exactly one `Host`.
-    #[error("the request needs exactly one Host header with a host name in it")]
+    #[error("the request needs exactly one Host header with a host name in it: send one")]
     Host,
     /// The target names another host than `Host`.
-    #[error("the request's target and its Host header name different hosts")]
+    #[error("the request's target and its Host header name different hosts: send a path, and one host")]
     TwoHosts,
     /// No path.
-    #[error("the request's target must be a path")]
+    #[error("the request's target must be a path: send one that begins with a slash")]
     NoPath,
 }
 

@@ -20,8 +20,8 @@ pub struct Lease {
 /// No pair may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoKey {
-    /// No pair was read yet, or none that Fastrac accepts.
-    #[error("no key pair has been read and accepted yet")]
+    /// No pair was read so far that Fastrac accepts, or the last one was revoked.
+    #[error("no key pair is known that Fastrac accepts and that is not revoked")]
     None,
     /// Fastrac refuses every pair of the account.
     #[error("Fastrac refuses every known key pair")]
@@ -33,7 +33,7 @@ pub enum NoKey {
     #[error("the key pair is older than rotation.max_age allows")]
     TooOld,
     /// The request began before a reload changed the account's address, for which the pair was read.
-    #[error("the account has another address now, and the key pair was read for that one; nothing was sent")]
+    #[error("the account has another address now, and the key pair was read for that one")]
     Moved,
 }
 

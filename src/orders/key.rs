@@ -11,14 +11,14 @@ const MAX_LENGTH: usize = 255;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdempotencyKeyError {
     /// More than one header line.
-    #[error("Idempotency-Key is sent more than once")]
+    #[error("Idempotency-Key is sent more than once: send one")]
     Repeated,
     /// Empty, or too long.
-    #[error("Idempotency-Key must be 1 to 255 characters long")]
+    #[error("Idempotency-Key must be 1 to 255 characters long: send such a one")]
     Length,
     /// A character that is not visible ASCII, or a quote or comma.
     #[error(
-        "Idempotency-Key has {} at position {position}; it must be of visible ASCII characters without quotes and \
+        "Idempotency-Key has {} at position {position}: send one of visible ASCII characters without quotes and \
          commas, bare or as one string in double quotes",
         named(*found)
     )]
@@ -28,7 +28,10 @@ pub enum IdempotencyKeyError {
         position: usize,
     },
     /// A string that is not closed, or with an escape that strings do not have, or followed by something.
-    #[error("Idempotency-Key begins with a double quote but is not one string in double quotes (RFC 8941)")]
+    #[error(
+        "Idempotency-Key begins with a double quote but is not one string in double quotes (RFC 8941): send it as one, or \
+         bare"
+    )]
     Form,
 }
 

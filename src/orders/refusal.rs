@@ -31,7 +31,10 @@ pub enum OrderRefusal {
         first: String,
     },
     /// The key was used for a different request.
-    #[error("this Idempotency-Key was used by request {first}, which differs in method, path, query or body")]
+    #[error(
+        "this Idempotency-Key was used by request {first}, which differs in method, path, query or body: send another order \
+         under another key"
+    )]
     OtherRequest {
         /// See above.
         first: String,
@@ -63,7 +66,11 @@ pub enum OrderRefusal {
         first: String,
     },
     /// The key's order, or an equal one whose answer has reached nobody, has ended, but the answer is no longer stored.
-    #[error("request {first} with the same order has ended as `{}`; its answer is no longer stored", outcome.as_str())]
+    #[error(
+        "request {first} with the same order has ended as `{}`; its answer is no longer stored: look the order up with \
+         Fastrac, and send one under another key only if a second one is wanted",
+        outcome.as_str()
+    )]
     AnswerGone {
         /// See above.
         first: String,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::Refusal;
+use super::{Advice, Refusal};
 use crate::{
     admission::Unrecorded,
     body::BodyError,
@@ -129,7 +129,15 @@ impl From<NoKey> for Refusal {
             NoKey::Refused { next_canary: Some(next) } => next.saturating_duration_since(Instant::now()),
             _ => Duration::from_secs(1),
         };
-        Refusal::new(Code::KeysUnavailable, no_key.to_string()).retry_after(wait)
+        let seconds = whole_seconds(wait).as_secs();
+        let lasting = match no_key {
+            NoKey::None => ", and tell the gateway's operators if this lasts: a key source must have a pair",
+            NoKey::Refused { .. } => "; the gateway's operators must replace the pair",
+            NoKey::TooOld => "; the gateway's operators must make the key source readable again",
+            NoKey::Moved => "",
+        };
+        let message = format!("Nothing was sent: {no_key}; try again in {seconds} s{lasting}");
+        Refusal::new(Code::KeysUnavailable, message).retry_after(wait)
     }
 }
 
@@ -143,11 +151,15 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let refusal = Refusal::new(failure.code(), failure.to_string());
         match failure {
-            Failure::NoMemory(exhausted) => refusal.without_memory(exhausted),
+            Failure::NoMemory(exhausted) => {
+                Refusal { advice: Advice::ByRepeatRule, ..refusal.without_memory(exhausted) }
+            }
             Failure::LocalFault(_) | Failure::Revoked | Failure::Unrecorded(_) => {
                 refusal.retry_after(Duration::from_secs(1))
             }
-            _ => refusal,
+            Failure::Connect(_) | Failure::NotStarted | Failure::Timeout | Failure::Cut | Failure::TooLong(_) => {
+                Refusal { advice: Advice::ByRepeatRule, ..refusal }
+            }
         }
     }
 }

@@ -101,3 +101,128 @@ fn without_a_request_it_is_a_whole_http1_response() {
     assert_eq!(body["error"]["request_id"], headers["x-request-id"].to_str().unwrap());
     assert!(headers["x-request-id"] == id.as_str() && body["timestamp"].is_string());
 }
+
+/// The message that a caller reads.
+fn message(refusal: &Refusal, sent: Sent, repeat: RepeatRule) -> String {
+    let reply = refusal.reply(facts(&"req-12345".parse().unwrap(), sent, repeat), RefusalFormat::Envelope);
+    let ReplyBody::Whole(bytes) = &reply.body else { panic!("whole") };
+    serde_json::from_slice::<serde_json::Value>(bytes).unwrap()["message"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn every_message_says_what_to_do_next() {
+    use crate::{
+        body::BodyError,
+        catalog::{route::Malformed, target::Misaddressed},
+        deadline::InvalidTimeout,
+        keys::NoKey,
+        orders::{IdempotencyKeyError, OrderRefusal},
+        upstream::Failure,
+    };
+    const STEPS: [&str; 10] = [
+        ": send",
+        "; send",
+        "send it again",
+        "try again",
+        "repeat ",
+        "check ",
+        "ask ",
+        "tell ",
+        "look ",
+        "give its operators",
+    ];
+    let full = MemoryExhausted::Full;
+    let first = || "req-12345".to_owned();
+    let refusals: Vec<Refusal> = vec![
+        Unknown::None.into(),
+        Unknown::Unreadable.into(),
+        Unknown::Wrong.into(),
+        Unknown::Disagree.into(),
+        Unknown::Slowed { wait: Duration::from_secs(3) }.into(),
+        Malformed::NotAbsolute.into(),
+        Malformed::DotSegment.into(),
+        Malformed::Separator.into(),
+        Malformed::Encoding.into(),
+        Malformed::Spelling.into(),
+        Misaddressed::Upgrade.into(),
+        Misaddressed::Method.into(),
+        Misaddressed::Framing.into(),
+        Misaddressed::Host.into(),
+        Misaddressed::TwoHosts.into(),
+        Misaddressed::NoPath.into(),
+        BodyError::TooLarge(7).into(),
+        BodyError::TooSlow.into(),
+        BodyError::Broken.into(),
+        full.into(),
+        MemoryExhausted::ShareUsed.into(),
+        InvalidTimeout::Number.into(),
+        InvalidTimeout::Repeated.into(),
+        NoKey::None.into(),
+        NoKey::Refused { next_canary: None }.into(),
+        NoKey::TooOld.into(),
+        NoKey::Moved.into(),
+        Failure::Connect("refused".into()).into(),
+        Failure::LocalFault("no descriptor".into()).into(),
+        Failure::NotStarted.into(),
+        Failure::Revoked.into(),
+        Failure::Timeout.into(),
+        Failure::Cut.into(),
+        Failure::TooLong(7).into(),
+        Failure::NoMemory(full).into(),
+        OrderRefusal::Key(IdempotencyKeyError::Repeated).into(),
+        OrderRefusal::Key(IdempotencyKeyError::Length).into(),
+        OrderRefusal::Key(IdempotencyKeyError::Character { found: 7, position: 1 }).into(),
+        OrderRefusal::Key(IdempotencyKeyError::Form).into(),
+        OrderRefusal::InFlight { first: first() }.into(),
+        OrderRefusal::OtherRequest { first: first() }.into(),
+        OrderRefusal::Held { first: first() }.into(),
+        OrderRefusal::Interrupted { first: first() }.into(),
+        OrderRefusal::Unreadable { first: first() }.into(),
+        OrderRefusal::AnswerGone { first: first(), outcome: Outcome::Ok, sent: Sent::Yes }.into(),
+        OrderRefusal::StillUnderWay { first: first() }.into(),
+        OrderRefusal::NoArchive.into(),
+        OrderRefusal::TooMany.into(),
+        OrderRefusal::NoMemory(full).into(),
+        Refusal::not_spare("main"),
+        Refusal::overloaded(),
+        Refusal::log_full(),
+        Refusal::internal(),
+        Refusal::only_if_cached(true),
+        Refusal::only_if_cached(false),
+        Refusal::leak(),
+        Refusal::key_rejected(),
+        Refusal::key_changing(),
+        Refusal::key_rejected_order(),
+        Refusal::key_undecided(),
+        Refusal::journal_stalled(),
+    ];
+    for refusal in &refusals {
+        for repeat in [RepeatRule::Safe, RepeatRule::Keyed, RepeatRule::Unkeyed] {
+            for sent in [Sent::No, Sent::Unknown] {
+                let told = message(refusal, sent, repeat);
+                assert!(STEPS.iter().any(|step| told.contains(step)), "{told}");
+            }
+        }
+    }
+    let timeout = Refusal::from(Failure::Timeout);
+    let told = |repeat| message(&timeout, Sent::Unknown, repeat);
+    assert!(told(RepeatRule::Unkeyed).ends_with("check its outcome with Fastrac before you send it again"));
+    assert!(told(RepeatRule::Keyed).contains("same Idempotency-Key"));
+    assert!(told(RepeatRule::Safe).ends_with("; try again"));
+}
+
+/// A service without a share has no part that it could have used up.
+#[test]
+fn the_rest_of_the_day_is_not_called_the_part_of_a_service_that_has_none() {
+    let free_at = crate::admission::LocalTime::of(0, &jiff::tz::TimeZone::UTC);
+    let what = BudgetLimit::PartOfDay { free_at };
+    let refused = |own_share_used| {
+        let over = OverBudget { what: what.clone(), retry_after: Duration::from_secs(7), own_share_used };
+        Refusal::over_budget(&over, "main")
+    };
+    let (own, other) = (refused(true), refused(false));
+    assert_eq!((own.status, other.status), (StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE));
+    assert!(own.message.starts_with("The service's part of the daily budget of account main is used up"), "{own:?}");
+    assert!(other.message.contains("is kept for others") && !other.message.contains("used up"), "{other:?}");
+    assert!(other.message.ends_with("the next unit is free at 1970-01-01T00:00:00+00:00"), "{other:?}");
+}

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     bodies,
     client::{Request, Response, get, post, request},
-    test_gateway::{SECRET, Setup, TestGateway, closed_port, sandbox, secret_of, until},
+    test_gateway::{SECRET, Setup, TestGateway, closed_port, pair, sandbox, secret_of, until, write},
 };
 
 /// The expected content of a refusal.
@@ -710,6 +710,29 @@ fn a_revoked_pair_gives_a_502() {
     gateway.sandbox.revoke(crate::test_gateway::ACCESS);
     let response = gateway.send(post("/tariff/express", bodies::TARIFF).by("shop2"));
     refusal(502, "keys.rejected", "key_rejected").sent("yes").check_envelope(&response);
+}
+
+/// A request that a new pair could have made, if the budget had let it go again.
+#[test]
+fn a_pair_that_is_being_changed_is_not_reported_as_one_that_operators_must_replace() {
+    let next = ("access-2", "2nd-secret-2nd-secret");
+    let budget = "per_second = 1, burst = 1, max_wait = \"0s\"";
+    let gateway = Setup { budget, account: "retries = 0.0", ..limited_setup() }.start();
+    gateway.sandbox.add_key("second", next.0, next.1);
+    gateway.sandbox.fault(Fault { wait_ms: 60_000, ..Fault::on("v2.province", Act::Pass) });
+    write(&gateway.folder.path().join("keys.toml"), &pair(next.0, next.1));
+    until("the new pair is seen", || gateway.metric("key_events_total", &[("event", "seen")]) == 2.0);
+    gateway.sandbox.revoke(crate::test_gateway::ACCESS);
+    let mut response = None;
+    until("the pair in use is refused", || {
+        let sent = gateway.send(post("/tariff/express", bodies::TARIFF).by("shop2"));
+        response = Some(sent).filter(|sent| sent.code() == "keys.rejected");
+        response.is_some()
+    });
+    let body = response.expect("a refusal").json();
+    let told = body["message"].as_str().expect("a text");
+    assert!(told.contains("is being changed") && told.ends_with("; try again"), "{told}");
+    assert_eq!((&body["error"]["retry"], &body["error"]["sent"]), (&json!("now"), &json!("yes")));
 }
 
 #[test]

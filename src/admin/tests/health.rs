@@ -128,7 +128,7 @@ async fn one_usable_account_is_enough_and_each_answers_for_itself() {
     let reply = ready("/readyz").await;
     assert_eq!((reply.status, &reply.json()["reasons"]), (200, &serde_json::json!([])));
     let degraded = serde_json::json!([
-        "accounts.other: no key pair has been read and accepted yet",
+        "accounts.other: no key pair is known that Fastrac accepts and that is not revoked",
         "accounts.other: the key source cannot be read"
     ]);
     assert_eq!(reply.json()["degraded"], degraded);

@@ -250,10 +250,14 @@ impl KeyLifecycle {
         if self.take_over(now) {
             return;
         }
-        let Some(previous) = self.previous.take_if(|previous| previous.slot.serves()) else {
+        if !self.back_to_previous() {
             self.confirm = Some(Confirmation { after: now, until: now + CONFIRM_WAIT });
-            return;
-        };
+        }
+    }
+
+    /// Replaces the current pair by the previous one, if there is one that serves.
+    fn back_to_previous(&mut self) -> bool {
+        let Some(previous) = self.previous.take_if(|previous| previous.slot.serves()) else { return false };
         self.tell(KeyEvent::RolledBack, Some(previous.slot.version()));
         // The pair in the source is verified again from time to time, although it was refused.
         match (self.current.replace(previous.slot), &self.candidate) {
@@ -261,6 +265,7 @@ impl KeyLifecycle {
             (Some(refused), Some(_)) => self.retire(refused.version()),
             (None, _) => {}
         }
+        true
     }
 
     /// Other settings: everything that is held stays.
@@ -294,13 +299,10 @@ impl KeyLifecycle {
         self.tell(KeyEvent::Restarted, None);
     }
 
-    /// Retires the previous pair when its overlap has ended, and ends waits for the source and for a verdict.
+    /// Retires the previous pair when its overlap has ended, and ends waits for the source.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.confirm.take_if(|confirm| confirm.until <= now);
         self.first.take_if(|until| *until <= now);
-        if self.verdict_wait_ends(now).is_some_and(|end| end <= now) && self.take_over(now) {
-            self.update_lock(now);
-        }
         if self.overlap_ends().is_some_and(|end| end <= now)
             && let Some(previous) = self.previous.take()
         {
@@ -308,7 +310,14 @@ impl KeyLifecycle {
         }
     }
 
-    /// When the candidate is used although its first canary has not ended: there is no usable pair.
+    /// Uses the candidate if its canary has taken too long while there is no usable pair.
+    pub(crate) fn end_verdict_wait(&mut self, now: Instant) {
+        if self.verdict_wait_ends(now).is_some_and(|end| end <= now) && self.take_over(now) {
+            self.update_lock(now);
+        }
+    }
+
+    /// When the candidate is used although its canary has not ended: there is no usable pair.
     fn verdict_wait_ends(&self, now: Instant) -> Option<Instant> {
         let candidate = self.candidate.as_ref().filter(|slot| slot.serves() && !self.usable(now))?;
         Some(*self.canaries.get(&candidate.version())? + VERDICT_WAIT)

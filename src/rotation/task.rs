@@ -119,6 +119,7 @@ where
     fn start_due(&mut self) {
         let now = Instant::now();
         self.keeper.life.expire(now);
+        self.keeper.life.end_verdict_wait(now);
         self.end_overdue(now);
         let settled = self.refused.settle(&mut self.keeper.life, now);
         let canaries = self.start_canaries(now);

@@ -233,8 +233,10 @@ impl Rotations<'_> {
         self.slowest.push(self.load.slowest());
         let refreshed = self.events("refreshed");
         // One for all that the rotation affected, one of the service that causes refusals itself with the new pair, and
-        // its next ones after a while.
-        assert!(refreshed - self.refreshed <= 3.0, "rotation {number}: {} refreshes", refreshed - self.refreshed);
+        // its next ones after a while. A forced pair is in use until a request is accepted with the one before, which
+        // takes a busy machine a few rounds.
+        let most = if number % 6 == 2 { 6.0 } else { 3.0 };
+        assert!(refreshed - self.refreshed <= most, "rotation {number}: {} refreshes", refreshed - self.refreshed);
         self.refreshed = refreshed;
     }
 

@@ -83,7 +83,7 @@ impl KeyLifecycle {
             let forced = slot.version();
             self.tell(KeyEvent::Refused, Some(forced));
             self.caused.clear();
-            self.roll_back(now);
+            self.back_to_previous();
         }
         self.update_lock(now);
     }

@@ -297,6 +297,7 @@ impl<'a> World<'a> {
 
     fn settle(&mut self) {
         self.life.expire(self.now);
+        self.life.end_verdict_wait(self.now);
         // Unless it is in the source again.
         let candidate = self.life.candidate.as_ref().map(TrackedPair::version);
         let previous = self.life.previous.as_ref().map(|previous| previous.slot.version());
@@ -421,4 +422,87 @@ fn keeps_its_promises_in_a_million_steps() {
         });
         assert!(world.is_ok(), "in world {seed}");
     }
+}
+
+/// An account whose events are given one by one. Pairs have numbers.
+struct Steps {
+    life: KeyLifecycle,
+    now: Instant,
+}
+
+impl Steps {
+    fn new() -> Self {
+        Steps { life: KeyLifecycle::new("main", "file", true, settings(600)), now: Instant::now() }
+    }
+
+    fn pair(number: u8) -> KeyPair {
+        let half = |name: &str| Secret::new(format!("{name}-number-{number}"));
+        KeyPair::new(half("access"), half("secret")).unwrap()
+    }
+
+    fn version(number: u8) -> PairVersion {
+        Steps::pair(number).version()
+    }
+
+    fn pass(&mut self, millis: u64) -> Instant {
+        self.now += Duration::from_millis(millis);
+        self.now
+    }
+
+    /// The source has this pair.
+    fn reads(&mut self, number: u8) {
+        let known = self.life.seen().is_some_and(|held| held.version() == Steps::version(number));
+        let at = ReadAt { instant: self.now, wall: Timestamp::UNIX_EPOCH };
+        self.life.read((!known).then(|| Steps::pair(number)), self.now, at);
+        self.pass(1);
+    }
+
+    /// The canaries that are due end with this verdict.
+    fn canaries(&mut self, verdict: Verdict) -> Vec<PairVersion> {
+        let due: Vec<_> = self.life.due(self.now).iter().map(|held| held.version()).collect();
+        self.pass(1);
+        due.iter().for_each(|version| self.life.verdict(*version, verdict, self.now));
+        self.pass(1);
+        due
+    }
+
+    /// Pair 1 is good. Pair 2 is bad, and in use by force, because canaries are refused.
+    fn forced() -> Self {
+        let mut steps = Steps::new();
+        steps.reads(1);
+        steps.canaries(Verdict::Verified);
+        steps.reads(2);
+        steps.canaries(Verdict::Refused);
+        steps.life.force(steps.now);
+        steps.pass(1);
+        steps.canaries(Verdict::Refused);
+        assert_eq!(steps.life.standing().0, Some(Steps::version(2)));
+        steps
+    }
+}
+
+#[test]
+fn a_refused_pair_gives_way_to_a_candidate_whose_canary_hangs() {
+    for first in [1, 2] {
+        let mut steps = Steps::new();
+        for number in first..=2 {
+            steps.reads(number);
+            steps.canaries(Verdict::Verified);
+        }
+        steps.reads(3);
+        assert_eq!(steps.life.due(steps.now).len(), 1);
+        steps.pass(3_000);
+        steps.life.ask(Steps::version(2), steps.now);
+        assert_eq!(steps.canaries(Verdict::Refused), [Steps::version(2)]);
+        assert_eq!((steps.life.standing().0, steps.life.confirm.is_none()), (Some(Steps::version(3)), true));
+    }
+}
+
+#[test]
+fn a_forced_pair_that_is_bad_gives_way_to_the_pair_that_was_accepted() {
+    let mut steps = Steps::forced();
+    steps.reads(3);
+    steps.canaries(Verdict::Undecided);
+    steps.life.accepted(Steps::version(1), &[Steps::version(2), Steps::version(3)], steps.now);
+    assert_eq!(steps.life.standing().0, Some(Steps::version(1)));
 }

@@ -423,7 +423,9 @@ impl<S: ClientSocket> DeadlineIo<S> {
         if polled.is_pending() {
             return self.poll_stalled(&[], cx).map_ok(|_| ());
         }
-        self.stalled = None;
+        if self.stalled.take().is_some() {
+            self.activity.bytes_went_late();
+        }
         polled
     }
 
@@ -664,6 +666,63 @@ mod tests {
         });
         read.await.unwrap();
         assert_eq!(ended.elapsed().as_secs(), 75);
+    }
+
+    /// As TLS does it: all bytes are accepted at once, and a flush waits for the peer.
+    struct LateFlush(tokio::io::DuplexStream, Pin<Box<tokio::time::Sleep>>);
+
+    impl AsyncRead for LateFlush {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for LateFlush {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.1.as_mut().poll(cx).map(Ok)
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl ClientSocket for LateFlush {
+        fn has_left(&mut self) -> bool {
+            false
+        }
+
+        fn was_reset(&self) -> bool {
+            false
+        }
+
+        fn has_unread(&self) -> bool {
+            false
+        }
+
+        fn push(&mut self, _: &[u8]) -> io::Result<Option<usize>> {
+            Ok(None)
+        }
+
+        fn reset_on_close(&self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_idle_time_begins_when_a_late_flush_ends() {
+        let (_peer, io) = duplex(64);
+        let activity = Activity::new(&limits());
+        let late = Box::pin(tokio::time::sleep(Duration::from_secs(70)));
+        let (mut timed, began) = (DeadlineIo::new(LateFlush(io, late), activity.clone()), Instant::now());
+        activity.request_began();
+        timed.write_all(b"response").await.unwrap();
+        activity.request_ended();
+        timed.flush().await.unwrap();
+        assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
+        assert_eq!(began.elapsed().as_secs(), 145);
     }
 
     /// A connection with a request in progress.

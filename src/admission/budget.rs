@@ -220,18 +220,11 @@ impl Budget {
     /// is sent until then, and less after it, also by the processes after this one. Returns how long the same request has to
     /// wait.
     pub fn throttled(&self, limit: LimitResponse, again: BudgetRequest) -> Duration {
-        self.queue.throttled(limit, again.permit(None), |mark| self.record_learned(mark))
-    }
-
-    /// The account is not called any more at the address that has demanded pauses and taught the rate: both end.
-    pub fn unlearn(&self) {
-        self.queue.unlearn(|mark| self.record_learned(mark));
-    }
-
-    fn record_learned(&self, mark: BucketMark) {
-        if let Some(ledger) = &self.context.ledger {
-            ledger.throttled(&self.context.id, mark);
-        }
+        self.queue.throttled(limit, again.permit(None), |mark| {
+            if let Some(ledger) = &self.context.ledger {
+                ledger.throttled(&self.context.id, mark);
+            }
+        })
     }
 
     /// For [`super::DayLedger::bucket`] of the next process.

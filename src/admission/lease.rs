@@ -92,8 +92,8 @@ pub trait DayLedger: fmt::Debug + Send + Sync {
     /// the same day. What fails is repeated.
     fn request(&self, request: LeaseRequest);
 
-    /// Fastrac has throttled an account, or that does not hold any more: what the next process must know, however this one
-    /// ends. Never waits. Called under the lock of the account's queue, so the last call has the last word.
+    /// Fastrac has throttled an account: what the next process must know, however this one ends. Never waits. Called under
+    /// the lock of the account's queue, so the last call has the last word.
     fn throttled(&self, account: &CounterId, mark: BucketMark);
 
     /// Whether grants of this level fail at present. It becomes false by itself, without a new request.

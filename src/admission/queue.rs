@@ -367,14 +367,6 @@ impl WaitQueue {
         Duration::from_nanos(due)
     }
 
-    /// What limit responses have taught does not hold any more. `record` as for [`WaitQueue::throttled`].
-    pub(super) fn unlearn(self: &Arc<Self>, record: impl FnOnce(BucketMark)) {
-        self.change(|scheduler, now| {
-            scheduler.unlearn(now);
-            record(scheduler.supply.mark(now));
-        });
-    }
-
     /// Why no request like this is granted anything for a while, whatever the tokens: a pause, or the day. Takes nothing.
     pub(super) fn closed(self: &Arc<Self>, request: PermitRequest) -> Option<Exhausted> {
         self.locked(|state| {

@@ -63,8 +63,6 @@ enum Change {
     Refill { at: u64, from: FillRate, to: FillRate },
     /// The bucket is not full before then.
     Empty { full_at: u64 },
-    /// It is full by then, if nothing is taken.
-    Fill { full_at: u64 },
 }
 
 impl Change {
@@ -78,7 +76,6 @@ impl Change {
                 at + to.capacity - level.min(to.capacity)
             }
             Change::Empty { full_at: until } => full_at.max(until),
-            Change::Fill { full_at: until } => full_at.min(until),
         }
     }
 }
@@ -170,11 +167,6 @@ impl Tokens {
     /// The bucket is not full before `full_at`.
     pub(super) fn fill_until(&mut self, full_at: u64) {
         self.record(Change::Empty { full_at });
-    }
-
-    /// The bucket begins to fill at `at`, if it would begin later.
-    pub(super) fn fill_from(&mut self, at: u64) {
-        self.record(Change::Fill { full_at: at + self.fill.capacity });
     }
 
     fn record(&mut self, what: Change) {

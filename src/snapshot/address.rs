@@ -69,7 +69,6 @@ impl Account {
     /// The account is not called at these addresses any more. To be called before requests begin that go to others.
     pub(crate) fn leave(&self) {
         self.address.leave();
-        self.budget.unlearn();
     }
 
     /// Whether the pair may be sent to these addresses: not if it was read for those that the account has now.

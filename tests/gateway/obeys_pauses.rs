@@ -117,24 +117,6 @@ fn no_end_of_the_process_and_no_reload_shortens_a_pause() {
     account.is_paused();
 }
 
-/// A pause is what an address has said.
-#[test]
-fn another_address_ends_a_pause_and_no_restart_brings_it_back() {
-    let mut account = Throttled::new(3000);
-    account.is_paused();
-    let elsewhere = Sandbox::start(sandbox()).expect("a sandbox");
-    fs::write(account.program.file(CONFIG), configuration(&elsewhere, 100)).expect("written");
-    account.program.signal(Signal::HUP);
-    until("it is called there", || quote(&account.program).status == 200);
-    assert_eq!(budget(&account.program)["learned_per_second"].as_f64(), Some(100.0));
-    let throttles = account.program.file("state/throttles");
-    until("that is recorded", || !fs::read_to_string(&throttles).expect("text").contains("main"));
-    account.end(Signal::KILL);
-    account.program.start_again();
-    until("it is called", || quote(&account.program).status == 200);
-    assert_eq!(budget(&account.program)["learned_per_second"].as_f64(), Some(100.0));
-}
-
 #[test]
 fn a_process_that_was_killed_in_a_pause_is_followed_by_one_that_calls_when_it_is_over() {
     let mut account = Throttled::new(4);

@@ -412,49 +412,6 @@ async fn a_pause_ends_when_callers_were_told() {
     }
 }
 
-/// Whatever it has learned: a pause, a lower rate, both, or nothing. The bucket is as after a time in which all was used.
-#[tokio::test(start_paused = true)]
-async fn what_was_learned_of_an_address_ends_with_it() {
-    let again = |deadline| {
-        let (member, priority, urgency) = (BudgetMember::GATEWAY, NORMAL, Urgency::Usual);
-        BudgetRequest { member, cost: 1, priority, urgency, deadline }
-    };
-    for (rate, waits) in [(Some((10, 20)), 1), (Some((10, 20)), 2), (Some((1, 1)), 2), (None, 1), (Some((10, 20)), 0)] {
-        let budget = budget(rate, None, 8, 5_000);
-        for _ in 0..waits {
-            tokio::time::advance(Duration::from_millis(1)).await;
-            let limit = LimitResponse { sent: Instant::now(), wait: Some(Duration::from_secs(3_000)) };
-            assert_eq!(budget.throttled(limit, again(far())).as_secs(), 3_000);
-        }
-        tokio::time::advance(Duration::from_secs(100)).await;
-        budget.unlearn();
-        let usage = budget.usage();
-        assert_eq!((usage.paused_for, usage.learned), (Duration::ZERO, rate.map(|(rate, _)| f64::from(rate))));
-        let Some((per_second, burst)) = rate else { continue };
-        let full = u64::from(burst);
-        assert_eq!(usage.bucket.unwrap().left, if waits > 0 { 0 } else { full });
-        tokio::time::advance(Duration::from_secs_f64(f64::from(burst) / f64::from(per_second))).await;
-        assert_eq!(budget.usage().bucket.unwrap().left, full);
-        send(&budget, NORMAL).await.unwrap();
-    }
-}
-
-/// Who waits for tokens during a pause is served when it has ended.
-#[tokio::test(start_paused = true)]
-async fn the_end_of_a_pause_with_its_address_serves_those_that_wait() {
-    let budget = budget(Some((10, 10)), None, 8, 60_000);
-    let (member, priority, urgency) = (BudgetMember::GATEWAY, NORMAL, Urgency::Usual);
-    let again = BudgetRequest { member, cost: 1, priority, urgency, deadline: far() };
-    let limit = LimitResponse { sent: Instant::now(), wait: Some(Duration::from_secs(50)) };
-    let _ = budget.throttled(limit, again);
-    let began = Instant::now();
-    let (sent, ()) = tokio::join!(send(&budget, NORMAL), async {
-        tokio::task::yield_now().await;
-        budget.unlearn();
-    });
-    assert_eq!((sent, began.elapsed()), (Ok(()), Duration::from_millis(100)));
-}
-
 /// A change of the zone keeps the account's count; so does that of each service's share.
 #[tokio::test(start_paused = true)]
 async fn a_change_of_the_zone_gives_no_service_its_share_anew() {

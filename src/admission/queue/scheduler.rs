@@ -236,12 +236,6 @@ impl<W, Q> Scheduler<W, Q> {
         self.relist(now);
     }
 
-    /// What limit responses have taught does not hold any more; the queue must be served.
-    pub(super) fn unlearn(&mut self, now: u64) {
-        self.supply.unlearn(now);
-        self.relist(now);
-    }
-
     /// Why no request like this is served for a while, whatever the tokens: a pause, or the day.
     pub(super) fn closed<D: Days<Q>>(&mut self, demand: &Demand<Q>, now: u64, days: &D) -> Option<Exhausted> {
         let (ahead, at) = (self.ahead(demand), At { now, days });

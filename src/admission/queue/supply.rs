@@ -348,16 +348,6 @@ impl Supply {
         }
     }
 
-    /// What limit responses have taught does not hold any more, because their address is not called any more. The tokens
-    /// that a pause has withheld do not come back.
-    pub(super) fn unlearn(&mut self, now: u64) {
-        self.learned = Learned::default();
-        if let Some(tokens) = &mut self.tokens {
-            tokens.fill_from(now);
-        }
-        self.refill(now, false);
-    }
-
     /// Raises the learned rate if it is time. Returns whether it rose.
     pub(super) fn climb(&mut self, now: u64) -> bool {
         let rose = self.learned.climb(now);

@@ -64,12 +64,6 @@ proptest! {
                 tokens.empty(until);
                 done.push((now, Step::EmptyUntil(until)));
                 now = until;
-            } else if changes && decide == 22 {
-                // It was to begin later.
-                tokens.empty(now + micros * 500);
-                now += micros * 250;
-                tokens.fill_from(now);
-                done.push((now, Step::EmptyUntil(now)));
             }
             let left = free(rate(first), &done, now);
             // Each change of the rate rounds down by less than a nanosecond.

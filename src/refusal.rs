@@ -407,7 +407,7 @@ pub(crate) enum RepeatRule {
     Safe,
     /// It must not be executed twice, and has an `Idempotency-Key`.
     Keyed,
-    /// It must not be executed twice, and has none.
+    /// It must not be executed twice, and has none; or a repeat under its key would only get this refusal again.
     Unkeyed,
 }
 

@@ -413,8 +413,8 @@ impl<S: ClientSocket> DeadlineIo<S> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let polled = if polled.is_pending() { self.poll_stalled(bytes, cx) } else { polled };
-        if polled.is_ready() && self.stalled.take().is_some() {
-            self.activity.bytes_went_late();
+        if polled.is_ready() {
+            self.end_stall();
         }
         polled
     }
@@ -423,9 +423,7 @@ impl<S: ClientSocket> DeadlineIo<S> {
         if polled.is_pending() {
             return self.poll_stalled(&[], cx).map_ok(|_| ());
         }
-        if self.stalled.take().is_some() {
-            self.activity.bytes_went_late();
-        }
+        self.end_stall();
         polled
     }
 
@@ -454,6 +452,13 @@ impl<S: ClientSocket> DeadlineIo<S> {
 }
 
 impl<S> DeadlineIo<S> {
+    /// The peer has accepted what waited to be written, if anything did.
+    fn end_stall(&mut self) {
+        if self.stalled.take().is_some() {
+            self.activity.bytes_went_late();
+        }
+    }
+
     /// From now on.
     fn stall(&self) -> Stall {
         let now = Instant::now();
@@ -557,6 +562,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+    use crate::edge::client_socket::InMemory;
 
     const IDLE: Duration = Duration::from_secs(75);
     const HEAD: Duration = Duration::from_secs(10);
@@ -691,25 +697,7 @@ mod tests {
         }
     }
 
-    impl ClientSocket for LateFlush {
-        fn has_left(&mut self) -> bool {
-            false
-        }
-
-        fn was_reset(&self) -> bool {
-            false
-        }
-
-        fn has_unread(&self) -> bool {
-            false
-        }
-
-        fn push(&mut self, _: &[u8]) -> io::Result<Option<usize>> {
-            Ok(None)
-        }
-
-        fn reset_on_close(&self) {}
-    }
+    impl InMemory for LateFlush {}
 
     #[tokio::test(start_paused = true)]
     async fn the_idle_time_begins_when_a_late_flush_ends() {

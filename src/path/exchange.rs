@@ -85,9 +85,9 @@ impl Exchange {
         }
     }
 
-    /// The exchange for those of these attempts that are in no other's line, which ended before `time`.
-    pub(super) fn of_attempts(mut self, attempts: Attempts, time: Duration) -> Self {
-        self.record.iter_mut().for_each(|record| record.began_earlier(time));
+    /// The exchange for those of these attempts that no line has yet. The last line of the others was taken `ago`.
+    pub(super) fn of_attempts(mut self, attempts: Attempts, ago: Duration) -> Self {
+        self.record.iter_mut().for_each(|record| record.began_earlier(ago));
         self.attempts = Some(attempts);
         self
     }

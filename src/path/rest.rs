@@ -23,8 +23,8 @@ impl<'a> RestOfAttempts<'a> {
 
     /// Their exchange, if there are any.
     pub(super) fn exchange(&self) -> Option<Exchange> {
-        let time = self.attempts.unlogged(Instant::now())?;
-        Some(self.call.own_exchange().of_attempts(self.attempts.clone(), time))
+        let ago = self.attempts.unlogged(Instant::now())?;
+        Some(self.call.own_exchange().of_attempts(self.attempts.clone(), ago))
     }
 
     /// They are over, with this result.

@@ -70,8 +70,8 @@ impl KeyLifecycle {
         }
     }
 
-    /// Fastrac accepted a request signed with `version`, which it had refused with the pairs `refused`: if the pair in use
-    /// is among them, that is as good a reason to use the candidate as any, and shows that a forced pair is bad.
+    /// Fastrac accepted a request signed with `version`, which it had refused with the pairs `refused`. The candidate comes
+    /// into use by that; the previous pair does again if a forced pair is in use and was among those refused.
     pub(crate) fn accepted(&mut self, version: PairVersion, refused: &[PairVersion], now: Instant) {
         let is_previous = self.previous.as_ref().is_some_and(|previous| previous.slot.version() == version);
         if self.candidate.as_ref().is_some_and(|slot| slot.version() == version) {

@@ -186,9 +186,9 @@ impl Keys {
 
     /// To be called when Fastrac accepted a request signed with `version` that it had refused with others.
     pub(crate) fn accepted(&self, version: PairVersion, tried: &[TriedPair]) {
-        let refused = tried.iter().map(|tried| tried.version).collect();
+        let tried = tried.to_vec();
         // If the queue is full, one of the next requests says the same.
-        let _ = self.commands.try_send(KeyCommand::Accepted { version, refused });
+        let _ = self.commands.try_send(KeyCommand::Accepted { version, tried });
     }
 
     /// Reads the source now. With `force` its pair is used, whatever canaries say of it; otherwise waits for its

@@ -4,7 +4,13 @@ use std::sync::{Arc, mpsc};
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{lease::Lease, lifecycle::RefusedRequest, source::PairSource, tracked_pair::Verdict, version::PairVersion};
+use super::{
+    lease::Lease,
+    lifecycle::{RefusedRequest, TriedPair},
+    source::PairSource,
+    tracked_pair::Verdict,
+    version::PairVersion,
+};
 use crate::config::RotationConfig;
 
 /// A command to the rotation task.
@@ -17,7 +23,7 @@ pub(crate) enum KeyCommand {
     /// Fastrac accepted a request signed with `version` that it had refused with others.
     Accepted {
         version: PairVersion,
-        refused: Vec<PairVersion>,
+        tried: Vec<TriedPair>,
     },
     Rotate {
         force: bool,

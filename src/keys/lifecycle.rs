@@ -197,7 +197,7 @@ impl KeyLifecycle {
         if let Some(same) = self.previous.take_if(|previous| previous.slot.version() == slot.version())
             && same.slot.standing == Verification::Verified
         {
-            (slot.standing, slot.forced) = (Verification::Verified, false);
+            (slot.standing, slot.forced) = (Verification::Verified, None);
         }
         let (version, verified) = (slot.version(), slot.standing == Verification::Verified);
         self.caused.clear();
@@ -250,14 +250,18 @@ impl KeyLifecycle {
         if self.take_over(now) {
             return;
         }
-        if !self.back_to_previous() {
+        if !self.back_to_previous(now) {
             self.confirm = Some(Confirmation { after: now, until: now + CONFIRM_WAIT });
         }
     }
 
     /// Replaces the current pair by the previous one, if there is one that serves.
-    fn back_to_previous(&mut self) -> bool {
-        let Some(previous) = self.previous.take_if(|previous| previous.slot.serves()) else { return false };
+    fn back_to_previous(&mut self, now: Instant) -> bool {
+        let Some(mut previous) = self.previous.take_if(|previous| previous.slot.serves()) else { return false };
+        if previous.slot.is_open() {
+            // While it was not in use, it had no canaries, or one left it open.
+            previous.slot.due.get_or_insert(now);
+        }
         self.tell(KeyEvent::RolledBack, Some(previous.slot.version()));
         // The pair in the source is verified again from time to time, although it was refused.
         match (self.current.replace(previous.slot), &self.candidate) {
@@ -280,7 +284,7 @@ impl KeyLifecycle {
         self.caused.clear();
         self.confirm = None;
         for slot in self.slots() {
-            *slot = TrackedPair::new(slot.held.clone(), now);
+            slot.moved(now);
         }
         if let Some(previous) = &mut self.previous {
             (previous.slot.due, previous.since) = (None, None);

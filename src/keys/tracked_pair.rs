@@ -52,8 +52,9 @@ pub(super) struct TrackedPair {
     pub(super) standing: Verification,
     /// The last verdict.
     pub(super) judged: Option<DatedVerdict>,
-    /// An operator uses it although the canary may refuse it: only refused requests can show that it is bad.
-    pub(super) forced: bool,
+    /// Since when an operator uses it although the canary may refuse it: only requests that are refused later can show that
+    /// it is bad. `None`: it is used like any other.
+    pub(super) forced: Option<Instant>,
     /// Whether a request signed with it was refused since the last conclusive verdict.
     pub(super) doubted: bool,
     /// When the next canary is due; `None`: none is.
@@ -70,7 +71,7 @@ impl TrackedPair {
             held,
             standing: Verification::Unverified,
             judged: None,
-            forced: false,
+            forced: None,
             doubted: false,
             due: Some(now),
             after: None,
@@ -80,7 +81,7 @@ impl TrackedPair {
 
     /// A pair that an operator uses by force.
     pub(super) fn forced(held: Arc<LoadedPair>, now: Instant) -> Self {
-        TrackedPair { forced: true, ..TrackedPair::new(held, now) }
+        TrackedPair { forced: Some(now), ..TrackedPair::new(held, now) }
     }
 
     pub(super) fn version(&self) -> PairVersion {
@@ -99,7 +100,7 @@ impl TrackedPair {
         match judged.verdict {
             Verdict::Verified => {
                 (self.standing, self.doubted, self.tries) = (Verification::Verified, false, 0);
-                self.forced = false;
+                self.forced = None;
             }
             Verdict::Refused if counts => self.refute(),
             Verdict::Refused | Verdict::Undecided => {}
@@ -109,14 +110,21 @@ impl TrackedPair {
 
     /// Fastrac refuses it.
     pub(super) fn refute(&mut self) {
-        (self.standing, self.doubted, self.forced) = (Verification::Refused, false, false);
+        (self.standing, self.doubted, self.forced) = (Verification::Refused, false, None);
     }
 
     /// Whether a canary's refusal shows that it is bad. That of a forced pair does only where requests cannot: one was
-    /// refused for which there was no other pair, and none was accepted shortly before.
+    /// refused since for which there was no other pair, and none was accepted shortly before.
     fn refusal_counts(&self) -> bool {
+        let Some(forced) = self.forced else { return true };
         let accepted = self.held.last_accepted();
-        !self.forced || self.after.is_some_and(|refused| accepted.is_none_or(|accepted| refused > accepted + EVIDENCE))
+        let is_evidence = |refused| refused >= forced && accepted.is_none_or(|accepted| refused > accepted + EVIDENCE);
+        self.after.is_some_and(is_evidence)
+    }
+
+    /// Forgets what is known of it, because the account is called at another address. That an operator uses it stays.
+    pub(super) fn moved(&mut self, now: Instant) {
+        *self = TrackedPair { forced: self.forced.map(|_| now), ..TrackedPair::new(self.held.clone(), now) };
     }
 
     /// When it was last known to be good: the last request or canary that Fastrac accepted was sent then.

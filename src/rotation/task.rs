@@ -205,7 +205,7 @@ where
         let now = Instant::now();
         match command {
             KeyCommand::Refused { request, reply } => self.refused.add(request, reply, now),
-            KeyCommand::Accepted { version, refused } => self.keeper.life.accepted(version, &refused, now),
+            KeyCommand::Accepted { version, tried } => self.keeper.life.accepted(version, &tried, now),
             KeyCommand::Rotate { force, reply } => self.rotate(force, reply, now),
             KeyCommand::Verify { reply } => self.verify(reply, now),
             KeyCommand::Revoke { version, named, reply } => self.revoke(version, RevokeRequested { named, reply }, now),

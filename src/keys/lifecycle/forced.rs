@@ -8,7 +8,7 @@
 
 use tokio::time::Instant;
 
-use super::{KeyLifecycle, RefusalAction, RefusedRequest};
+use super::{KeyLifecycle, RefusalAction, RefusedRequest, TriedPair};
 use crate::keys::{
     status::{KeyEvent, Verification},
     tracked_pair::{TrackedPair, Verdict},
@@ -70,20 +70,21 @@ impl KeyLifecycle {
         }
     }
 
-    /// Fastrac accepted a request signed with `version`, which it had refused with the pairs `refused`. The candidate comes
-    /// into use by that; the previous pair does again if a forced pair is in use and was among those refused.
-    pub(crate) fn accepted(&mut self, version: PairVersion, refused: &[PairVersion], now: Instant) {
+    /// Fastrac accepted a request signed with `version`, which it had refused with the pairs `tried`. The candidate comes
+    /// into use by that; the previous pair does again if a forced pair is in use and was among those, since it was forced.
+    pub(crate) fn accepted(&mut self, version: PairVersion, tried: &[TriedPair], now: Instant) {
         let is_previous = self.previous.as_ref().is_some_and(|previous| previous.slot.version() == version);
         if self.candidate.as_ref().is_some_and(|slot| slot.version() == version) {
             self.take_over(now);
-        } else if let Some(slot) = self.current.as_mut().filter(|slot| is_previous && slot.forced)
-            && refused.contains(&slot.version())
+        } else if let Some(slot) = self.current.as_mut().filter(|_| is_previous)
+            && let Some(forced) = slot.forced
+            && tried.iter().any(|tried| tried.version == slot.version() && tried.refused >= forced)
         {
             slot.refute();
             let forced = slot.version();
             self.tell(KeyEvent::Refused, Some(forced));
             self.caused.clear();
-            self.back_to_previous();
+            self.back_to_previous(now);
         }
         self.update_lock(now);
     }

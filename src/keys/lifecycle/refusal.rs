@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{KeyLifecycle, RequestOrigin};
 use crate::keys::{
     pair::LoadedPair,
-    tracked_pair::{EVIDENCE, Verdict},
+    tracked_pair::{EVIDENCE, TrackedPair, Verdict},
     version::PairVersion,
 };
 
@@ -101,12 +101,12 @@ impl KeyLifecycle {
         if let Some(previous) = previous.filter(|_| request.may_resend && !tried_both) {
             // The request doesn't wait for the canary, but the pair in use must be verified. A forced one is judged by what
             // becomes of the request.
-            if !current.forced {
+            if current.forced.is_none() {
                 current.question(tried.refused, now);
             }
             return RefusalAction::Resend(previous.held.clone());
         }
-        if current.forced && tried_both {
+        if current.forced.is_some() && tried_both {
             return self.refused_with_previous(request, patient, now);
         }
         if current.judged.is_some_and(|last| last.verdict != Verdict::Verified && last.began > tried.refused) {
@@ -142,8 +142,10 @@ impl KeyLifecycle {
     fn resend(&mut self, request: &RefusedRequest, other: Arc<LoadedPair>, now: Instant) -> RefusalAction {
         let candidate = self.candidate.as_ref().filter(|slot| slot.version() == other.version());
         let inconclusive = candidate.is_some_and(|slot| slot.judged.is_some());
-        // If the candidate's canary brings no verdict, one of the pair in use may.
-        if let Some(current) = self.current.as_mut().filter(|_| inconclusive || !request.may_resend)
+        // If the candidate's canary brings no verdict, one of the pair in use may. A forced one is judged by what becomes of
+        // the request, if that goes again.
+        let questions = |slot: &&mut TrackedPair| !request.may_resend || (inconclusive && slot.forced.is_none());
+        if let Some(current) = self.current.as_mut().filter(questions)
             && let Some(tried) = request.tried(current.version())
         {
             current.question(tried.refused, now);

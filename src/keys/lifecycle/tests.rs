@@ -227,8 +227,7 @@ impl<'a> World<'a> {
         if !request.causes && self.accepts[self.number(version)] {
             request.signed.note_accepted(request.sent);
             if !request.tried.is_empty() {
-                let refused: Vec<_> = request.tried.iter().map(|tried| tried.version).collect();
-                self.life.accepted(version, &refused, self.now);
+                self.life.accepted(version, &request.tried, self.now);
             }
             return self.ends.push(RequestEnd::Accepted);
         }
@@ -333,7 +332,7 @@ impl<'a> World<'a> {
     /// accepted the pair a moment before the refusal. If the pair in use is forced, the verdict may be on the previous one.
     fn check_own(&mut self, request: &ModelRequest) {
         let version = self.in_use().expect("the pair in use is good");
-        let forced = self.life.current.as_ref().is_some_and(|slot| slot.forced);
+        let forced = self.life.current.as_ref().is_some_and(|slot| slot.forced.is_some());
         let previous = self.life.previous.as_ref().map(|previous| previous.slot.version()).filter(|_| forced);
         let verified =
             |tried: &&TriedPair| self.verified.get(&tried.version).is_some_and(|began| *began > tried.refused);
@@ -466,6 +465,17 @@ impl Steps {
         due
     }
 
+    /// A refusal with this pair, now.
+    fn tried(&self, number: u8) -> TriedPair {
+        TriedPair { version: Steps::version(number), refused: self.now }
+    }
+
+    /// A request that Fastrac refuses with these pairs, now.
+    fn refused(&self, numbers: &[u8]) -> RefusedRequest {
+        let tried = numbers.iter().map(|number| self.tried(*number)).collect();
+        RefusedRequest { tried, origin: None, may_resend: true }
+    }
+
     /// Pair 1 is good. Pair 2 is bad, and in use by force, because canaries are refused.
     fn forced() -> Self {
         let mut steps = Steps::new();
@@ -503,6 +513,78 @@ fn a_forced_pair_that_is_bad_gives_way_to_the_pair_that_was_accepted() {
     let mut steps = Steps::forced();
     steps.reads(3);
     steps.canaries(Verdict::Undecided);
-    steps.life.accepted(Steps::version(1), &[Steps::version(2), Steps::version(3)], steps.now);
+    let tried = [2, 3].map(|number| steps.tried(number));
+    steps.life.accepted(Steps::version(1), &tried, steps.now);
+    assert_eq!(steps.life.standing().0, Some(Steps::version(1)));
+}
+
+/// A request that was refused before the operator forced the pair, and is accepted with the previous one after that.
+#[test]
+fn what_was_refused_before_a_pair_was_forced_does_not_judge_it() {
+    let mut steps = Steps::forced();
+    let refused = steps.tried(2);
+    steps.pass(10);
+    steps.life.force(steps.now);
+    steps.pass(10);
+    steps.life.accepted(Steps::version(1), &[refused], steps.now);
+    assert_eq!(steps.life.standing().0, Some(Steps::version(2)));
+}
+
+/// Nor does it make the canary do so.
+#[test]
+fn a_request_refused_before_a_pair_was_forced_does_not_make_its_canary_count() {
+    let mut steps = Steps::new();
+    steps.reads(1);
+    steps.canaries(Verdict::Undecided);
+    let request = steps.refused(&[1]);
+    steps.pass(10);
+    steps.life.force(steps.now);
+    steps.pass(10);
+    assert!(matches!(steps.life.remedy(&request, false, steps.now), RefusalAction::Wait | RefusalAction::Rejected));
+    steps.pass(1_100);
+    assert_eq!(steps.canaries(Verdict::Refused), [Steps::version(1)]);
+    assert_eq!((steps.life.standing().0, steps.life.is_locked_out()), (Some(Steps::version(1)), false));
+    assert!(matches!(steps.life.remedy(&request, false, steps.now), RefusalAction::Rejected));
+}
+
+/// What shows that it is bad is that the request is accepted with another one.
+#[test]
+fn a_request_that_goes_again_with_a_candidate_does_not_make_the_canary_of_a_forced_pair_count() {
+    let mut steps = Steps::forced();
+    steps.reads(3);
+    steps.canaries(Verdict::Undecided);
+    let refused = steps.refused(&[2]);
+    steps.pass(10);
+    let RefusalAction::Resend(pair) = steps.life.remedy(&refused, false, steps.now) else { panic!("it goes again") };
+    assert_eq!(pair.version(), Steps::version(3));
+    steps.pass(2_000);
+    steps.canaries(Verdict::Refused);
+    assert_eq!(steps.life.standing().0, Some(Steps::version(2)));
+}
+
+/// A canary left it open whether the previous pair is good.
+#[test]
+fn a_pair_that_comes_back_unverified_is_verified() {
+    let mut steps = Steps::forced();
+    let request = steps.refused(&[2, 1]);
+    steps.pass(10);
+    assert!(matches!(steps.life.remedy(&request, false, steps.now), RefusalAction::Wait));
+    steps.pass(1);
+    assert_eq!(steps.canaries(Verdict::Undecided), [Steps::version(1)]);
+    steps.life.accepted(Steps::version(1), &request.tried, steps.now);
+    assert_eq!(steps.life.standing().0, Some(Steps::version(1)));
+    steps.pass(120_000);
+    let due: Vec<_> = steps.life.due(steps.now).iter().map(|held| held.version()).collect();
+    assert!(due.contains(&Steps::version(1)), "{due:?}");
+}
+
+#[test]
+fn a_forced_pair_stays_forced_at_another_address() {
+    let mut steps = Steps::forced();
+    steps.life.moved(steps.now);
+    steps.pass(1);
+    assert!(steps.canaries(Verdict::Refused).contains(&Steps::version(2)));
+    assert_eq!(steps.life.standing().0, Some(Steps::version(2)));
+    steps.life.accepted(Steps::version(1), &steps.refused(&[2]).tried, steps.now);
     assert_eq!(steps.life.standing().0, Some(Steps::version(1)));
 }

@@ -12,7 +12,7 @@ use crate::{
     cache::{Bids, Key, Lifetimes, Lookup},
     catalog::Operation,
     config::{self, Class, Priority},
-    deadline::{CallerTimeout, Deadline},
+    deadline::{ARRIVED_WITHIN, CallerTimeout, Deadline},
     memory::MemoryAllowance,
     orders::{applies_to, has_key},
     outcome::{Outcome, Sent},
@@ -280,6 +280,13 @@ impl Call {
     /// When the caller's wait ends.
     pub(super) fn deadline(&self) -> Deadline {
         self.upstream.deadlines.start_by
+    }
+
+    /// Until when the caller waits for a fetch that it shares. If the caller has not chosen the time, the fetch ends at about
+    /// the same time, and knows why.
+    pub(super) fn fetch_deadline(&self) -> Deadline {
+        let deadline = self.deadline();
+        if self.upstream.deadlines.is_callers(deadline) { deadline } else { deadline.later(ARRIVED_WITHIN) }
     }
 
     /// The service's configuration.

@@ -25,7 +25,7 @@ use crate::{
         same_data,
     },
     config::Priority,
-    deadline::{ARRIVED_WITHIN, Deadline},
+    deadline::Deadline,
     fetched::{FetchRefused, FetchResult, Fetched, SharedFetch},
     outcome::{Outcome, Sent},
     record::ResponseComparison,
@@ -118,19 +118,14 @@ pub(super) fn is_answer(fetch: &FetchResult) -> bool {
 /// Steps 7 to 14 of a fill, in a task that outlives its caller.
 pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: Claim) -> Result<Reply, Refusal> {
     let Fill { mut leader, reason, fallback } = fill;
-    let (follower, deadline) = (leader.follow(), call.deadline());
+    let (follower, deadline, fetch_deadline) = (leader.follow(), call.deadline(), call.fetch_deadline());
     let call = Arc::<Call>::from(call.for_waiters(leader.bids()));
     let (fetched_by, attempts) = (call.clone(), x.attempts().clone());
     x.snapshot.tasks.spawn(async move {
         let fetch = Fetch { call: &fetched_by.upstream, id: fetched_by.request_id.header(), reason, attempts };
         fetch.complete(leader, claim).await;
     });
-    let until = match &fallback {
-        Some(fallback) => fallback.until,
-        // The fetch ends at the same time as the wait, and knows why.
-        None if !call.upstream.deadlines.is_callers(deadline) => deadline.later(ARRIVED_WITHIN),
-        None => deadline,
-    };
+    let until = fallback.as_ref().map_or(fetch_deadline, |fallback| fallback.until);
     // What the fetch waits for is in `x.attempts()`.
     let shared = Box::pin(until.bound(follower.result())).await;
     let Some(fallback) = fallback else {

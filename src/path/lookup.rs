@@ -171,7 +171,7 @@ impl Search<'_> {
         follower: Follower<SharedFetch>,
         began: Instant,
     ) -> Result<Option<Reply>, Refusal> {
-        let until = self.fallback.as_ref().map_or(self.call.deadline(), |fallback| fallback.until);
+        let until = self.fallback.as_ref().map_or(self.call.fetch_deadline(), |fallback| fallback.until);
         let may_be_sent = follower.sent_probe();
         let result = x.attempts().wait(WaitFor::Upstream, pin!(until.bound(follower.result()))).await;
         match (result, &self.fallback) {

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream},
     process::Command,
     sync::{
-        Arc,
+        Arc, Barrier,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -177,6 +177,19 @@ fn an_address_that_never_answers_is_unreachable_for_all_classes() {
         let response = gateway.send(request.by("shop"));
         let told = (response.status, response.code(), response.sent().to_owned());
         assert_eq!(told, (502, "upstream.connect".to_owned(), "no".to_owned()), "{response:?}");
+    }
+    // Nor does it matter who has begun the fetch.
+    let all = Barrier::new(24);
+    let joined: Vec<_> = std::thread::scope(|scope| {
+        let lookup = || {
+            all.wait();
+            gateway.send(get("/region/city?province_id=32").by("shop"))
+        };
+        let requests: Vec<_> = (0..24).map(|_| scope.spawn(lookup)).collect();
+        requests.into_iter().map(|request| request.join().expect("a response")).collect()
+    });
+    for response in joined {
+        assert_eq!((response.status, response.code()), (502, "upstream.connect".to_owned()), "{response:?}");
     }
 }
 

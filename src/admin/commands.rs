@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     cache::PurgeScope,
-    config::check::Diagnostic,
+    config::{Class, check::Diagnostic},
     files::configuration::LoadError,
     gateway::{Gateway, ReloadError, Removals},
     record::RequestToShow,
@@ -139,7 +139,7 @@ pub(super) async fn purge(
 /// The beginning of a path as the exchange log would show it.
 fn masked(path: &str, snapshot: &Snapshot) -> String {
     let (headers, method, body): (_, _, &[u8]) = (&HeaderMap::new(), "", b"");
-    snapshot.recorder.shown(RequestToShow { account: None, headers, method, path, body }).path
+    snapshot.recorder.shown(RequestToShow { class: Class::Unlisted, account: None, headers, method, path, body }).path
 }
 
 /// Purges entries on the disk, then in the memory, and returns their number by operation. Nothing is removed if the

@@ -20,6 +20,7 @@ use super::{
     guard::TokenName,
 };
 use crate::{
+    config::Class,
     orders::{Orders, UnknownOrder},
     outcome::Outcome,
     reconcile::{FoundDebit, Proposal, ProposedFinding, Reconciler},
@@ -107,7 +108,10 @@ impl From<Proposal> for ProposalStatus {
 /// Masks what is kept of an order: earlier versions did not, and there may be new secrets and rules since.
 fn masked(order: &UnknownOrder, body: &str, snapshot: &Snapshot) -> ShownRequest {
     let described = &order.description;
+    let operation = snapshot.catalog.operations.iter().find(|operation| operation.name == described.operation);
     snapshot.recorder.shown(RequestToShow {
+        // One that a reload has removed since was a row of the table.
+        class: operation.map_or(Class::Order, |operation| operation.class),
         account: snapshot.accounts.iter().position(|account| account.name == order.account),
         headers: &HeaderMap::new(),
         method: &described.method,

@@ -75,10 +75,13 @@ pub(super) async fn set(
     if state.admin.gateway.current.load().recorder.holds_credential(reason) {
         return Err(AdminError::new(StatusCode::BAD_REQUEST, "quota.invalid", REASON_WITH_CREDENTIAL));
     }
-    subject.name("service", service.as_str());
-    subject.name("reason", reason);
     let gateway = &state.admin.gateway;
-    let changed = gateway.override_quota(&request.service, set.as_ref()).map_err(not_overridden)?;
+    let changed = gateway.override_quota(&request.service, set.as_ref());
+    if !matches!(changed, Err(NotOverridden::UnknownService)) {
+        subject.name("service", service.as_str());
+    }
+    subject.name("reason", reason);
+    let changed = changed.map_err(not_overridden)?;
     let replaced = changed.replaced;
     match &set {
         Some(SetOverride { limits, .. }) => {

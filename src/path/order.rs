@@ -39,6 +39,7 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
     }
     let request = &call.upstream.request;
     let shown = call.upstream.snapshot.recorder.shown(RequestToShow {
+        class: call.upstream.operation.class,
         account: Some(call.upstream.account.index),
         headers: &request.headers,
         method: request.method.as_str(),

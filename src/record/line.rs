@@ -194,6 +194,11 @@ fn target(out: &mut Vec<u8>, facts: &RequestFacts, masker: &Masker, withheld: bo
     ShownTarget { path, query: part(out, "query", query, |out, query| masker.query(out, query)) }
 }
 
+/// Whether contents of bodies may be shown: the names in those of `unlisted` operations are not known.
+pub(super) fn shows_bodies(class: Option<Class>) -> bool {
+    !matches!(class, None | Some(Class::Unlisted))
+}
+
 /// A method's name; `other` if it is not registered.
 pub(super) fn known_method(method: &str) -> &'static str {
     match method {

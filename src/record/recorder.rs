@@ -199,7 +199,7 @@ impl Recorder {
             _ => Importance::Ordinary,
         };
         let with_bodies = record.sent != Sent::No && record.attempts > 0 && self.masker.logs_bodies();
-        let readable = record.outcome != Outcome::Leak && !matches!(class, None | Some(Class::Unlisted));
+        let readable = record.outcome != Outcome::Leak && line::shows_bodies(class);
         let body_bytes = if with_bodies && readable { record.held_body_bytes() } else { 0 };
         let bodies_readable = body_bytes > 0 && (reserved || self.log.accepts_bodies(importance, body_bytes));
         let body_bytes = if bodies_readable { body_bytes } else { 0 };

@@ -6,9 +6,10 @@
 use http::HeaderMap;
 
 use super::{
-    line::{LOOK_AHEAD, TARGET_MAX, known_method},
+    line::{LOOK_AHEAD, TARGET_MAX, known_method, shows_bodies},
     mask::{CallersText, MASKED, Masker, Presented, is_credential},
 };
+use crate::config::Class;
 
 /// Longest body that is masked, bytes.
 const MAX_BODY: usize = 8 * 1024;
@@ -16,6 +17,8 @@ const MAX_BODY: usize = 8 * 1024;
 /// A request as it came, or as it was kept.
 #[derive(Clone, Copy)]
 pub struct RequestToShow<'a> {
+    /// Of its operation.
+    pub class: Class,
     /// Index of its account; `None`: live secrets of any account are masked.
     pub account: Option<usize>,
     /// The caller's headers: what they present as a secret is masked.
@@ -71,7 +74,8 @@ fn path(request: RequestToShow<'_>, masker: &Masker, presented: &Presented) -> S
 
 fn body(request: RequestToShow<'_>, masker: &Masker, presented: &Presented) -> Option<String> {
     let (mut out, account) = (Vec::new(), request.account);
-    let shown = masker.logs_bodies() && request.body.len() <= MAX_BODY && masker.body(&mut out, request.body);
+    let may_show = masker.logs_bodies() && shows_bodies(Some(request.class));
+    let shown = may_show && request.body.len() <= MAX_BODY && masker.body(&mut out, request.body);
     let written = CallersText { target: [b"", b""], request_body: &out, answer_body: b"" };
     let shown =
         shown && !masker.holds_live_secret(account, &out) && !masker.holds_encoded_secret(account, presented, &written);

@@ -433,6 +433,8 @@ fn an_unknown_order_is_kept_and_shown_masked() {
         let (order, line) =
             (listed.last().expect("an order"), gateway.line(response.header("x-request-id").expect("an id")));
         assert_eq!((&order["path"], &order["method"]), (&line["path"], &line["method"]), "{}", request.target);
+        let one = shown(&gateway, &format!("/orders/{}", order["number"])).json();
+        assert!(one["request"].is_null(), "the log shows no body of an unlisted request: {one}");
         // Orders are compared by what was sent, not by what is shown.
         assert_eq!(gateway.send(request.clone()).code(), "order.unknown", "{}", request.target);
     }

@@ -78,7 +78,7 @@ struct AttemptsState {
     refused_unexecuted: bool,
     key_version: Option<Arc<str>>,
     status: Option<u16>,
-    /// Bytes of the last response's body; `None`: there was no response.
+    /// Bytes of the body of the response to what was sent last; `None`: there was no response.
     received: Option<u64>,
     times: AttemptTimes,
     /// The wait in progress, and from when on it is not in `times` yet.
@@ -140,11 +140,10 @@ impl Attempts {
         self.0.change(|state| {
             state.count += 1;
             state.key_version = Some(key_version);
-            state.received = None;
         });
     }
 
-    /// So many bytes more of the body of the last attempt's response have come; 0: its head.
+    /// So many bytes more of the body of the response to what was sent last have come; 0: its head.
     pub(crate) fn received(&self, bytes: usize) {
         let mut state = self.0.state.lock();
         state.received = Some(state.received.unwrap_or(0) + bytes as u64);
@@ -219,7 +218,7 @@ impl Attempts {
         LoggedAttempts { count: count - before, times, key_version }
     }
 
-    /// Bytes of the body of the last attempt's response, as far as it has come; `None`: there was no response.
+    /// Bytes of the body of the response to what was sent last, as far as it has come; `None`: there was no response.
     pub(crate) fn response_bytes(&self) -> Option<u64> {
         self.0.state.lock().received
     }
@@ -291,7 +290,7 @@ impl Sending<'_> {
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
         self.0.0.change(|state| {
-            state.refused_unexecuted = false;
+            (state.refused_unexecuted, state.received) = (false, None);
             state.sent = state.sent.max(Sent::Unknown);
             state.sending = false;
         });
@@ -348,6 +347,23 @@ mod tests {
                 prop_assert!(!matches!(event, Event::Sent) || !attempts.nothing_executed());
             }
         }
+    }
+
+    /// As for its status: what was not sent has no response.
+    #[test]
+    fn what_was_received_is_kept_until_another_attempt_is_sent() {
+        let attempts = Attempts::default();
+        let begin = || attempts.begin("v1".into());
+        begin();
+        drop(attempts.sending());
+        attempts.received(0);
+        attempts.received(10);
+        begin();
+        attempts.sending().handed_back();
+        assert_eq!(attempts.response_bytes(), Some(10), "the second one had no connection");
+        begin();
+        drop(attempts.sending());
+        assert_eq!(attempts.response_bytes(), None, "and the third no response");
     }
 
     #[tokio::test(start_paused = true)]

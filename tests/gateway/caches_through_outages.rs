@@ -23,7 +23,7 @@ fn city(number: usize) -> Request {
     lookup(number).by("shop")
 }
 
-fn cache_status(response: &Response) -> &str {
+pub(crate) fn cache_status(response: &Response) -> &str {
     response.header("cache-status").expect("Cache-Status").strip_prefix("fastrac-gateway; ").expect("its name")
 }
 
@@ -58,8 +58,11 @@ fn busy() -> Act {
     })
 }
 
+/// Under these a response of 100 kB is too long.
+pub(crate) const FAILURE_LIMITS: &str = "answer_buffer = \"32KiB\"\nanswer_body = \"64KiB\"";
+
 /// How Fastrac fails, and the status that it responds with, if any.
-fn failures() -> Vec<(Act, Option<u16>)> {
+pub(crate) fn failures() -> Vec<(Act, Option<u16>)> {
     vec![
         (Act::Html(500), Some(500)),
         (busy(), Some(503)),
@@ -110,8 +113,7 @@ fn assert_stale(response: &Response, stored: &Response, case: &str) {
 
 #[test]
 fn every_way_of_failing_leaves_the_stored_responses() {
-    let limits = "answer_buffer = \"32KiB\"\nanswer_body = \"64KiB\"";
-    let mut gateway = Setup { more: SOON, limits, account: "retries = 0", ..Setup::default() }.start();
+    let mut gateway = Setup { more: SOON, limits: FAILURE_LIMITS, account: "retries = 0", ..Setup::default() }.start();
     let failures = failures();
     let stored = warm(&gateway, failures.len() + 1);
     for (number, (act, status)) in failures.iter().enumerate() {

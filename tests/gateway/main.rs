@@ -12,6 +12,7 @@
 //! | `accepts_stored_responses` | which stored response a caller gets by its directives and conditions, and never another's |
 //! | `caches` | lookups are served from the cache, and concurrent requests share one fetch |
 //! | `caches_through_outages` | what was fetched once is answered while Fastrac fails, and refreshed at no caller's expense |
+//! | `caches_through_a_week` | the same for a week of the clocks: within the bound all, beyond it nothing |
 //! | `refreshes_stored_responses` | what the gateway fetches by itself takes no good response away, and has a line in the log |
 //! | `cuts_at_every_byte` | connections cut at every byte of an order and of its response, on both legs: `sent` is never wrong |
 //! | `notices_callers_that_left` | a caller that leaves is noticed, whatever is behind its order and whenever it leaves |
@@ -74,6 +75,7 @@ mod authority;
 mod bodies;
 mod bounds_memory;
 mod caches;
+mod caches_through_a_week;
 mod caches_through_outages;
 mod classifies_responses;
 mod client;

@@ -1,4 +1,4 @@
-/* Preloaded into the gateway: a wall clock that is two hours ahead while a file exists, a disk and a name resolution that hang while a file exists, a disk that is full for logs,
+/* Preloaded into the gateway: a wall clock that is two hours ahead while a file exists, a machine that was suspended for the seconds that are in a file, a disk and a name resolution that hang while a file exists, a disk that is full for logs,
    for the state store or for the archive of orders while a file exists, and a process that is killed in the middle of a write to a log or to the archive. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -24,12 +25,38 @@ static void hang_while(const char *variable) {
     while (exists(variable)) usleep(10000);
 }
 
+/* The number in the file; 0: there is none. */
+static long number_in(const char *variable) {
+    long number = 0;
+    const char *name = getenv(variable);
+    FILE *file = name ? fopen(name, "r") : NULL;
+    if (!file) return 0;
+    if (fscanf(file, "%ld", &number) != 1) number = 0;
+    fclose(file);
+    return number;
+}
+
 int clock_gettime(clockid_t clock, struct timespec *time) {
     static int (*real)(clockid_t, struct timespec *);
     if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
     int result = real(clock, time);
-    if (clock == CLOCK_REALTIME && result == 0 && exists("CLOCK_AHEAD")) time->tv_sec += 7200;
+    if (clock != CLOCK_REALTIME || result != 0) return result;
+    if (exists("CLOCK_AHEAD")) time->tv_sec += 7200;
+    time->tv_sec += number_in("SUSPENDED");
     return result;
+}
+
+/* A copy of /proc/uptime that counts the suspend. */
+static int open_uptime(int uptime) {
+    double up = 0, idle = 0;
+    char text[64] = "";
+    ssize_t length = pread(uptime, text, sizeof text - 1, 0);
+    int copy = memfd_create("uptime", MFD_CLOEXEC);
+    if (length <= 0 || copy < 0 || sscanf(text, "%lf %lf", &up, &idle) != 2) abort();
+    dprintf(copy, "%.2f %.2f\n", up + number_in("SUSPENDED"), idle);
+    lseek(copy, 0, SEEK_SET);
+    close(uptime);
+    return copy;
 }
 
 /* Whether the path of an open file ends like this. */
@@ -131,7 +158,8 @@ int open64(const char *path, int flags, ...) {
     va_end(more);
     hang_to_open(path);
     hang_path(path);
-    return real(path, flags, mode);
+    int file = real(path, flags, mode);
+    return file >= 0 && strcmp(path, "/proc/uptime") == 0 ? open_uptime(file) : file;
 }
 
 /* The first letter of its name, if the file is a log; else 0. */
@@ -170,12 +198,8 @@ ssize_t write(int fd, const void *bytes, size_t count) {
 static atomic_long archive_writes = 0;
 
 static int is_killed_at_this_write(void) {
-    long after = 0;
-    FILE *file = fopen(getenv("KILL_ARCHIVE"), "r");
-    if (!file) return 0;
-    int read = fscanf(file, "%ld", &after);
-    fclose(file);
-    return read == 1 && atomic_fetch_add(&archive_writes, 1) + 1 == after;
+    long after = number_in("KILL_ARCHIVE");
+    return after > 0 && atomic_fetch_add(&archive_writes, 1) + 1 == after;
 }
 
 ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t offset) {

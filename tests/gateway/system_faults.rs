@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use crate::{
@@ -46,6 +47,7 @@ impl SystemFaults {
         command.env("HANG_OPEN", self.key_file()).env("HANG_NAME", "keys.toml");
         command.env("FULL_DISK", self.full_disk()).env("KILL_WRITE", self.killed_write());
         command.env("FULL_STORE", self.full_store()).env("CLOCK_AHEAD", self.clock_ahead());
+        command.env("SUSPENDED", self.suspended());
         command.env("HANG_FILES", self.files()).env("HANG_ARCHIVE", self.archive());
         command.env("HANG_LOOKUPS", self.lookups());
         command.env("FULL_ARCHIVE", self.full_archive()).env("KILL_ARCHIVE", self.killed_archive());
@@ -99,6 +101,19 @@ impl SystemFaults {
     /// The wall clock is two hours ahead.
     pub(crate) fn clock_ahead(&self) -> PathBuf {
         self.folder.path().join("clock-ahead")
+    }
+
+    fn suspended(&self) -> PathBuf {
+        self.folder.path().join("suspended")
+    }
+
+    /// The machine was suspended for so long in all since the start of the gateway: wall clock and uptime have counted it, the
+    /// monotonic clock has not.
+    pub(crate) fn suspend(&self, total: Duration) {
+        // Replaced as a whole: the gateway reads it at any time.
+        let new = self.folder.path().join("suspended-new");
+        fs::write(&new, total.as_secs().to_string()).expect("written");
+        fs::rename(&new, self.suspended()).expect("renamed");
     }
 
     /// The state store finds no room on the disk.

@@ -232,7 +232,6 @@ impl TestGateway {
         self.connect().send(&request)
     }
 
-    /// Fetches a page of the admin port.
     /// Waits until no account is paused because Fastrac has throttled a request.
     pub(crate) fn wait_for_pauses(&self) {
         let paused = || {
@@ -242,6 +241,7 @@ impl TestGateway {
         until("the pause after a limit response to end", || !paused());
     }
 
+    /// Fetches a page of the admin port.
     pub(crate) fn admin(&self, page: &str) -> Response {
         Connection::open(self.app().admin).send(&crate::client::get(page).header("host", "localhost"))
     }
@@ -426,7 +426,7 @@ pub(crate) fn sum(text: &str, family: &str, labels: &[(&str, &str)]) -> f64 {
         + 0.0
 }
 
-/// Polls a condition; panics if it is still false after 15 s.
+/// Polls a condition; panics if it is still false after 60 s.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {

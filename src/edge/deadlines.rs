@@ -141,7 +141,8 @@ impl Activity {
         micros.saturating_add(self.idle.as_micros() as u64)
     }
 
-    /// Sets the deadline, counted from now.
+    /// Sets the deadline, counted from now. The clock is read by the next poll, so that must come at once: hyper polls the
+    /// connection after what happens on it, but on HTTP/2 it writes after its last read.
     fn ends_in(&self, time: Duration) {
         self.renewed.store(time.as_micros() as u64, Relaxed);
         self.extended.store(false, Relaxed);
@@ -162,6 +163,12 @@ impl Activity {
     fn ends_at(&self, micros: u64) {
         self.renewed.store(0, Relaxed);
         self.deadline.store(micros, Relaxed);
+    }
+
+    /// The connection is idle from now on, whenever it is polled again.
+    fn idle_begins(&self) {
+        self.extended.store(false, Relaxed);
+        self.ends_at(self.idle_after(self.now()));
     }
 
     fn bytes_came(&self, bytes: usize) {
@@ -234,24 +241,27 @@ impl Activity {
         // On HTTP/1 the last bytes of a response may be written long after its request has ended. On HTTP/2
         // they may be the answer to a PING, which is no use of the connection.
         if self.busy.load(Relaxed) == 0 && !self.http2.load(Relaxed) && !self.in_head.load(Relaxed) {
-            self.ends_at(self.idle_after(self.now()));
+            self.idle_begins();
         }
     }
 
     /// Records that the peer accepted bytes of an HTTP/2 response.
     pub(super) fn response_bytes_went(&self) {
         if self.busy.load(Relaxed) == 0 {
-            self.ends_in(self.idle);
+            self.idle_begins();
         }
     }
 
     /// Records that a request has ended, completely or not.
     pub fn request_ended(&self) {
-        if self.http2.load(Relaxed) {
+        let is_http2 = self.http2.load(Relaxed);
+        if is_http2 {
             self.beside.store(self.beside.load(Relaxed).saturating_sub(self.each), Relaxed);
         }
-        if self.busy.fetch_sub(1, Relaxed) == 1 {
-            self.ends_in(self.idle);
+        match self.busy.fetch_sub(1, Relaxed) {
+            1 if is_http2 => self.idle_begins(),
+            1 => self.ends_in(self.idle),
+            _ => {}
         }
     }
 
@@ -672,6 +682,30 @@ mod tests {
         });
         read.await.unwrap();
         assert_eq!(ended.elapsed().as_secs(), 75);
+    }
+
+    /// On HTTP/2, the request may have ended before its response was written, or not before.
+    #[tokio::test(start_paused = true)]
+    async fn nor_is_it_on_http2() {
+        for ends_with_the_write in [false, true] {
+            let (_peer, mut timed, activity) = busy(64).await;
+            activity.is_http2();
+            let end = |written: bool| if written == ends_with_the_write { activity.request_ended() };
+            end(false);
+            let (ended, mut written) = (Instant::now(), false);
+            let read = std::future::poll_fn(|cx| {
+                let mut buffer = [0; 8];
+                let read = Pin::new(&mut timed).poll_read(cx, &mut ReadBuf::new(&mut buffer));
+                if !written {
+                    written = Pin::new(&mut timed).poll_write(cx, b"response").is_ready();
+                    end(true);
+                    activity.response_bytes_went();
+                }
+                read
+            });
+            read.await.unwrap();
+            assert_eq!(ended.elapsed().as_secs(), 75, "{ends_with_the_write}");
+        }
     }
 
     /// As TLS does it: all bytes are accepted at once, and a flush waits for the peer.

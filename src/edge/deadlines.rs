@@ -690,7 +690,11 @@ mod tests {
         for ends_with_the_write in [false, true] {
             let (_peer, mut timed, activity) = busy(64).await;
             activity.is_http2();
-            let end = |written: bool| if written == ends_with_the_write { activity.request_ended() };
+            let end = |written: bool| {
+                if written == ends_with_the_write {
+                    activity.request_ended()
+                }
+            };
             end(false);
             let (ended, mut written) = (Instant::now(), false);
             let read = std::future::poll_fn(|cx| {

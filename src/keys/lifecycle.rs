@@ -81,6 +81,8 @@ pub(crate) struct KeyLifecycle {
     first: Option<Instant>,
     confirm: Option<Confirmation>,
     caused: RequestCaused,
+    /// When the account was last given another address: what was refused before was refused elsewhere.
+    moved: Option<Instant>,
     /// When the rotation task was last restarted after a panic.
     restarted: Option<Timestamp>,
     events: Vec<Event>,
@@ -121,6 +123,7 @@ impl KeyLifecycle {
             first: None,
             confirm: None,
             caused: RequestCaused::default(),
+            moved: None,
             restarted: None,
             events: Vec::new(),
         }
@@ -278,11 +281,12 @@ impl KeyLifecycle {
         self.expire(now);
     }
 
-    /// The account is called at another address: what is known of its pairs does not hold there. They stay in use.
+    /// The account is called at another address: what is known of its pairs does not hold there. They stay in use. Nothing
+    /// more is found out about requests that were refused elsewhere.
     pub(crate) fn moved(&mut self, now: Instant) {
         self.canaries.clear();
         self.caused.clear();
-        self.confirm = None;
+        (self.moved, self.confirm) = (Some(now), None);
         for slot in self.slots() {
             slot.moved(now);
         }

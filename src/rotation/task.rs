@@ -214,14 +214,13 @@ where
         }
     }
 
-    /// Puts new settings in force. Pairs stay, and so do canaries and refused requests unless the address is another.
+    /// Puts new settings in force. Pairs stay, and so do canaries unless the address is another.
     fn reconfigure(&mut self, settings: KeySettings, now: Instant) {
         let KeySettings { source, rotation, moved } = settings;
         self.keeper.life.reconfigure(rotation, now);
         if moved {
-            // Their verdicts are those of the address before, which has refused the requests.
+            // Their verdicts are those of the address before.
             self.canaries.drain().for_each(|(_, canary)| canary.job.abort());
-            self.refused.reject().for_each(|(reply, remedy)| drop(reply.send(remedy)));
             self.keeper.life.moved(now);
         }
         if let Some(source) = source {

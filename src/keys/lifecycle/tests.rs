@@ -588,3 +588,17 @@ fn a_forced_pair_stays_forced_at_another_address() {
     steps.life.accepted(Steps::version(1), &steps.refused(&[2]).tried, steps.now);
     assert_eq!(steps.life.standing().0, Some(Steps::version(1)));
 }
+
+/// The news of it came after that of the move.
+#[test]
+fn a_request_that_was_refused_at_an_earlier_address_is_not_judged_at_the_present_one() {
+    let mut steps = Steps::new();
+    steps.reads(1);
+    steps.canaries(Verdict::Verified);
+    let request = steps.refused(&[1]);
+    steps.pass(10);
+    steps.life.moved(steps.now);
+    steps.pass(10);
+    assert!(matches!(steps.life.remedy(&request, true, steps.now), RefusalAction::Rejected));
+    assert!(!steps.life.current.as_ref().unwrap().doubted);
+}

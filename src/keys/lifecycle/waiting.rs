@@ -51,11 +51,6 @@ impl<R> WaitingRefusals<R> {
         self.waiting.push(WaitingRefusal { request, until: now + REFUSED_WAIT, reply });
     }
 
-    /// Ends the wait of all: nothing more will be found out about the address that has refused them.
-    pub(crate) fn reject(&mut self) -> impl Iterator<Item = (R, Remedy)> {
-        self.waiting.drain(..).map(|waiting| (waiting.reply, Remedy::Rejected))
-    }
-
     /// When the next one no longer waits for the source.
     pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
         self.waiting.iter().map(|waiting| waiting.until).filter(|until| *until > now).min()

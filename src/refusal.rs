@@ -94,6 +94,14 @@ impl Refusal {
         Refusal { status, ..self }
     }
 
+    /// Whether the request was refused because of its form. What follows it on an HTTP/1.1 connection may not be a
+    /// request then.
+    pub fn concerns_form(&self) -> bool {
+        // With these, its key belongs to another request.
+        let is_conflict = matches!(self.status, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY);
+        self.outcome == Outcome::BadRequest && !is_conflict
+    }
+
     pub fn retry_after(self, wait: Duration) -> Self {
         Refusal { retry_after: Some(wait), ..self }
     }

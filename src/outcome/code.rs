@@ -92,12 +92,6 @@ impl Code {
         self.row().name
     }
 
-    /// Whether the request was refused because of its form. What follows it on an HTTP/1.1 connection may not be a
-    /// request then.
-    pub fn concerns_form(self) -> bool {
-        self.outcome() == Outcome::BadRequest && self != Code::RequestIdempotency
-    }
-
     pub fn outcome(self) -> Outcome {
         self.row().outcome
     }

@@ -116,7 +116,7 @@ fn respond<G: ExchangeGuard + 'static>(
     close: ConnectionClose,
 ) -> Response<Body> {
     let x = &mut finish.exchange;
-    let unreadable = x.body_pending || outcome.as_ref().is_err_and(|refusal| refusal.code.concerns_form());
+    let unreadable = x.body_pending || outcome.as_ref().is_err_and(Refusal::concerns_form);
     let unended = outcome.as_ref().is_ok_and(|reply| matches!(reply.body, ReplyBody::Stream(_)));
     let is_http10 = close == ConnectionClose::IfUnreadableOrUnended;
     let shared_connection = close == ConnectionClose::Never;

@@ -44,6 +44,10 @@ fn a_request_refused_for_its_form_ends_its_connection() {
         ("gzip", "POST /tariff/express HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n"),
         ("connect", "CONNECT gw:80 HTTP/1.1\r\n"),
         ("dot segment", "GET /region/../region/city HTTP/1.1\r\n"),
+        (
+            "two keys",
+            "POST /order/express HTTP/1.1\r\nidempotency-key: a\r\nidempotency-key: b\r\ncontent-length: 0\r\n",
+        ),
     ] {
         let mut connection = gateway.connect();
         let smuggled = get("/region/province").by("shop").bytes();

@@ -45,6 +45,8 @@ impl<C> RotationTask<'_, C> {
         let (_, candidate) = self.keeper.life.standing();
         let rotated = match (fault, forced, candidate) {
             (Some(fault), ..) => Rotated::Fault(fault.to_string()),
+            // It was in use before, and is in the source again.
+            (None, Some(version), _) if self.keeper.life.is_verified() => Rotated::Promoted(version),
             (None, Some(version), _) => Rotated::Forced { version, fallback: self.keeper.life.fallback() },
             (None, None, Some(version)) => return self.wait(version, VerdictReply::Rotate(rotate.reply), now),
             (None, None, None) => match self.keeper.life.seen().map(|held| held.version()) {

@@ -735,6 +735,20 @@ mod commands {
         assert_eq!(world.in_use(), 1);
     }
 
+    /// It was in use before, and is in the source again.
+    #[tokio::test(start_paused = true)]
+    async fn a_verified_pair_is_not_told_to_be_used_unverified() {
+        let world = World::new().await;
+        let (first, _) = force_second(&world).await;
+        *world.fastrac.slow.lock() = 5_000;
+        world.put(1);
+        world.pass(1_100).await;
+        assert_eq!(world.in_use(), 2, "its canary is slow");
+        let rotated = world.keys.rotate(true).await;
+        assert_eq!((world.in_use(), world.keys.status().pairs[0].standing), (1, Verification::Verified));
+        assert!(matches!(rotated, Some(Rotated::Promoted(version)) if version == first), "{rotated:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_forced_pair_rolls_back_if_the_previous_one_does_what_it_cannot() {
         let world = World::new().await;

@@ -10,7 +10,7 @@ use crate::keys::{
     account_pairs::AccountPairs,
     pair::LoadedPair,
     snapshot::KeySnapshot,
-    status::{Role, SourceContent},
+    status::{Role, SourceContent, Verification},
     tracked_pair::TrackedPair,
     version::PairVersion,
 };
@@ -85,6 +85,11 @@ impl KeyLifecycle {
     /// The version in use, and that of the candidate.
     pub(crate) fn standing(&self) -> (Option<PairVersion>, Option<PairVersion>) {
         (self.current.as_ref().map(TrackedPair::version), self.candidate.as_ref().map(TrackedPair::version))
+    }
+
+    /// Whether the pair in use is verified.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.current.as_ref().is_some_and(|slot| slot.standing == Verification::Verified)
     }
 
     /// The pair before the one in use, while it may serve.

@@ -27,11 +27,8 @@ impl KeyLifecycle {
             self.retire(version);
             self.caused.clear();
             self.confirm = None;
-            if !self.take_over(now)
-                && let Some(previous) = self.previous.take_if(|previous| previous.slot.serves())
-            {
-                self.tell(KeyEvent::RolledBack, Some(previous.slot.version()));
-                self.current = Some(previous.slot);
+            if !self.take_over(now) {
+                self.back_to_previous(now);
             }
         }
         self.update_lock(now);

@@ -602,3 +602,18 @@ fn a_request_that_was_refused_at_an_earlier_address_is_not_judged_at_the_present
     assert!(matches!(steps.life.remedy(&request, true, steps.now), RefusalAction::Rejected));
     assert!(!steps.life.current.as_ref().unwrap().doubted);
 }
+
+/// At another address, nothing is known of it.
+#[test]
+fn a_pair_that_comes_back_because_another_was_revoked_is_verified_if_that_is_open() {
+    let mut steps = Steps::new();
+    for number in [1, 2] {
+        steps.reads(number);
+        steps.canaries(Verdict::Verified);
+    }
+    steps.life.moved(steps.now);
+    steps.life.revoke(Steps::version(2), true, steps.now);
+    assert_eq!(steps.life.standing().0, Some(Steps::version(1)));
+    assert_eq!(steps.canaries(Verdict::Verified), [Steps::version(1)]);
+    assert!(steps.life.is_verified());
+}

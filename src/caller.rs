@@ -6,16 +6,16 @@
 //! quota and no operation. Fails with [`Unknown`], which does not say what was wrong.
 
 mod certificate;
+mod failed_proofs;
 
 use std::{
     collections::HashMap,
     net::IpAddr,
-    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -29,15 +29,11 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 pub use self::certificate::ClientCertificate;
-use crate::{body::CallerLink, config, peer::PeerLimit};
+use self::failed_proofs::FailedProofs;
+use crate::{body::CallerLink, config};
 
 const ACCESS_KEY: HeaderName = HeaderName::from_static("access-key");
 const SECRET_KEY: HeaderName = HeaderName::from_static("secret-key");
-
-/// Failed proofs of one peer that get 401 before the first 429.
-const FAILED_PROOF_BURST: NonZeroU32 = NonZeroU32::new(299).unwrap();
-/// After how long one more failed proof gets 401 instead of 429.
-const FAILED_PROOF_PERIOD: Duration = Duration::from_secs(12);
 
 /// The request's credentials identify no service. Never says whether a key or a secret was wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,7 +72,7 @@ pub struct Callers {
     /// Services by the names of their client certificates.
     by_identity: HashMap<String, usize>,
     /// Shared with the configurations before and after this one.
-    failed: PeerLimit,
+    failed: FailedProofs,
 }
 
 impl std::fmt::Debug for Callers {
@@ -139,7 +135,7 @@ impl Callers {
         let identities = services.iter().enumerate();
         let by_identity =
             identities.flat_map(|(service, s)| s.identities.iter().map(move |name| (name.clone(), service))).collect();
-        let failed = before.map_or_else(failed_proofs, |before| before.failed.clone());
+        let failed = before.map_or_else(FailedProofs::new, |before| before.failed.clone());
         Callers { by_access_key, by_identity, failed }
     }
 
@@ -159,7 +155,7 @@ impl Callers {
         let proved = self.prove(headers, client.certificate.as_deref(), seconds(now));
         match (proved, client.peer) {
             (Err(unknown), Some(peer)) if unknown != Unknown::None => {
-                Err(self.failed.attempt(peer).map_or_else(|wait| Unknown::Slowed { wait }, |()| unknown))
+                Err(self.failed.count(peer, Instant::now()).map_or_else(|wait| Unknown::Slowed { wait }, |()| unknown))
             }
             _ => proved,
         }
@@ -216,12 +212,6 @@ impl Callers {
         // No digest of the empty string passes the checks of the configuration; it would be no proof either.
         known.filter(|_| right && !secret.is_empty()).ok_or(Unknown::Wrong)?.use_at(now)
     }
-}
-
-/// GCRA cannot count "within a minute" exactly: the 300th failed proof is slowed unless those before it took longer than
-/// [`FAILED_PROOF_PERIOD`], and further ones stay slow for as long as they keep coming.
-fn failed_proofs() -> PeerLimit {
-    PeerLimit::new(FAILED_PROOF_BURST, FAILED_PROOF_PERIOD)
 }
 
 fn seconds(at: SystemTime) -> u64 {
@@ -291,7 +281,7 @@ mod tests {
             identity("checkout.internal", 0),
             identity("spiffe://shop/warehouse", 1),
         ]);
-        Callers { by_access_key, by_identity, failed: failed_proofs() }
+        Callers { by_access_key, by_identity, failed: FailedProofs::new() }
     }
 
     fn ask(headers: &[(&'static str, &str)]) -> Result<usize, Unknown> {
@@ -353,7 +343,7 @@ mod tests {
     fn an_empty_secret_proves_nothing_whatever_the_digest() {
         let empty = stored(0, "", u64::MAX);
         let by_access_key = HashMap::from_iter([(b"a".to_vec(), empty)]);
-        let callers = Callers { by_access_key, by_identity: HashMap::new(), failed: failed_proofs() };
+        let callers = Callers { by_access_key, by_identity: HashMap::new(), failed: FailedProofs::new() };
         for value in [&basic("a:"), "Bearer a."] {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
             assert_eq!(
@@ -415,7 +405,7 @@ mod tests {
         let entries = [("ended", now), ("lives", now + 1000), ("unused", u64::MAX)];
         let by_access_key =
             entries.map(|(key, ends)| (key.as_bytes().to_vec(), stored(0, "s", ends))).into_iter().collect();
-        let callers = Callers { by_access_key, by_identity: HashMap::new(), failed: failed_proofs() };
+        let callers = Callers { by_access_key, by_identity: HashMap::new(), failed: FailedProofs::new() };
         let proves = |key: &str| {
             let value = HeaderValue::from_str(&format!("Bearer {key}.s")).unwrap();
             callers.identify(&HeaderMap::from_iter([(AUTHORIZATION, value)]), &Client::default(), SystemTime::now())

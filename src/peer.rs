@@ -1,4 +1,4 @@
-//! Failed attempts by peer, limited: guesses of admin tokens, and failed proofs of identity on the data port.
+//! Failed attempts by peer: [`PeerSlots`] says what is counted together, [`PeerLimit`] limits guesses of admin tokens.
 //!
 //! [`PeerLimit`] is `tower_governor`'s, as a layer or to be asked directly. Clients of one network count as one peer: a
 //! client chooses its address within an IPv6 /64 prefix freely. A table by address would grow with every address that an
@@ -71,7 +71,7 @@ pub struct PeerSlots(RandomState);
 
 impl PeerSlots {
     /// The slot of a peer, below [`SLOTS`].
-    fn slot(&self, peer: IpAddr) -> u16 {
+    pub(crate) fn slot(&self, peer: IpAddr) -> u16 {
         let slot = self.0.hash_one(network(peer)) % u64::from(SLOTS);
         u16::try_from(slot).unwrap_or_default()
     }

@@ -265,7 +265,7 @@ impl Refusal {
 
     /// The order journal did not respond in time.
     pub(crate) fn journal_stalled() -> Self {
-        let message = "The order journal's disk does not respond; nothing was sent; try again in 1 s";
+        let message = "The order journal did not respond in time; nothing was sent; try again in 1 s";
         Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1))
     }
 

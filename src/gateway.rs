@@ -200,11 +200,15 @@ impl Gateway {
         }
         let tls = self.live.tls.read_again(&config.listen).map_err(StartError::Tls)?;
         let previous = Previous { snapshot: &snapshot, config: &in_force.config };
-        let (compiled, keys) = compile(&config, Some(previous), self.compile_context())?;
+        let (compiled, mut keys) = compile(&config, Some(previous), self.compile_context())?;
         let has_snapshot = config.cache.snapshot || in_force.config.cache.snapshot;
         let forgotten = has_snapshot.then(|| forget_on_disk(&self.live.snapshot_file, &snapshot, &compiled));
         left_accounts(&snapshot, &compiled).for_each(|account| account.leave());
+        let left = tokio::time::Instant::now();
+        keys.changed.iter_mut().for_each(|(_, settings)| settings.moved = settings.moved.map(|_| left));
         self.current.store(Arc::new(compiled));
+        // At once: until then, what is known of the pairs is what the address before has said.
+        keys.changed.into_iter().for_each(take_over(RECONFIGURE_WAIT));
         forgotten.iter().for_each(|forgotten| forgotten.keep_out_of(&snapshot.cache));
         forget_unused(&self.current.load());
         drop(forgotten);
@@ -221,7 +225,6 @@ impl Gateway {
             adopt(keys.opened);
             await_pairs(&opened, RECONFIGURE_WAIT);
         }
-        keys.changed.into_iter().for_each(take_over(RECONFIGURE_WAIT));
         Ok(())
     }
 

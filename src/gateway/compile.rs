@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use http::HeaderValue;
+use tokio::time::Instant;
 
 use super::{Keepers, Live, StartError, counts::Counts, revoked::AccountRevocations};
 use crate::{
@@ -294,9 +295,10 @@ impl AccountBuilder<'_> {
         } else {
             None
         };
-        let moved = moved(old);
+        // The gateway says when.
+        let moved = moved(old).then(Instant::now);
         let change = match source {
-            None if old.rotation == settings.rotation && !moved => KeyChange::None,
+            None if old.rotation == settings.rotation && moved.is_none() => KeyChange::None,
             source => KeyChange::Settings(KeySettings { source, rotation: settings.rotation.clone(), moved }),
         };
         Ok((account.keys.clone(), change))

@@ -51,8 +51,8 @@ pub(crate) struct KeySettings {
     /// Another source; `None`: the present one stays.
     pub(crate) source: Option<Arc<PairSource>>,
     pub(crate) rotation: RotationConfig,
-    /// The account is called at another address.
-    pub(crate) moved: bool,
+    /// If the account is called at another address: what was refused until then was refused elsewhere.
+    pub(crate) moved: Option<Instant>,
 }
 
 /// Result of [`Keys::revoke`](super::Keys::revoke).

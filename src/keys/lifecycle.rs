@@ -81,8 +81,8 @@ pub(crate) struct KeyLifecycle {
     first: Option<Instant>,
     confirm: Option<Confirmation>,
     caused: RequestCaused,
-    /// When the account was last given another address: what was refused before was refused elsewhere.
-    moved: Option<Instant>,
+    /// When the account last left an address: what was refused before was refused there.
+    left: Option<Instant>,
     /// When the rotation task was last restarted after a panic.
     restarted: Option<Timestamp>,
     events: Vec<Event>,
@@ -123,7 +123,7 @@ impl KeyLifecycle {
             first: None,
             confirm: None,
             caused: RequestCaused::default(),
-            moved: None,
+            left: None,
             restarted: None,
             events: Vec::new(),
         }
@@ -281,14 +281,14 @@ impl KeyLifecycle {
         self.expire(now);
     }
 
-    /// The account is called at another address: what is known of its pairs does not hold there. They stay in use. Nothing
-    /// more is found out about requests that were refused elsewhere.
-    pub(crate) fn moved(&mut self, now: Instant) {
+    /// The account is called at another address since `left`: what is known of its pairs does not hold there. They stay in
+    /// use. Nothing more is found out about requests that were refused before.
+    pub(crate) fn moved(&mut self, left: Instant, now: Instant) {
         self.canaries.clear();
         self.caused.clear();
-        (self.moved, self.confirm) = (Some(now), None);
+        (self.left, self.confirm) = (Some(left), None);
         for slot in self.slots() {
-            slot.moved(now);
+            slot.moved(left, now);
         }
         if let Some(previous) = &mut self.previous {
             (previous.slot.due, previous.since) = (None, None);

@@ -122,9 +122,11 @@ impl TrackedPair {
         self.after.is_some_and(is_evidence)
     }
 
-    /// Forgets what is known of it, because the account is called at another address. That an operator uses it stays.
-    pub(super) fn moved(&mut self, now: Instant) {
-        *self = TrackedPair { forced: self.forced.map(|_| now), ..TrackedPair::new(self.held.clone(), now) };
+    /// Forgets what is known of it, because the account is called at another address since `left`. That an operator uses it
+    /// stays.
+    pub(super) fn moved(&mut self, left: Instant, now: Instant) {
+        let forced = self.forced.map(|forced| forced.max(left));
+        *self = TrackedPair { forced, ..TrackedPair::new(self.held.clone(), now) };
     }
 
     /// When it was last known to be good: the last request or canary that Fastrac accepted was sent then.

@@ -218,10 +218,10 @@ where
     fn reconfigure(&mut self, settings: KeySettings, now: Instant) {
         let KeySettings { source, rotation, moved } = settings;
         self.keeper.life.reconfigure(rotation, now);
-        if moved {
+        if let Some(left) = moved {
             // Their verdicts are those of the address before.
             self.canaries.drain().for_each(|(_, canary)| canary.job.abort());
-            self.keeper.life.moved(now);
+            self.keeper.life.moved(left, now);
         }
         if let Some(source) = source {
             self.keeper.life.change_source(source.as_str(), source.ages());

@@ -909,10 +909,10 @@ async fn hundreds_of_rotations_leave_no_request_without_a_pair() {
 
 /// Puts other settings in force, as a reload does.
 async fn reload(world: &World, source: Option<&std::path::Path>, overlap: u64) {
-    reload_to(world, source, overlap, false).await;
+    reload_to(world, source, overlap, None).await;
 }
 
-async fn reload_to(world: &World, source: Option<&std::path::Path>, overlap: u64, moved: bool) {
+async fn reload_to(world: &World, source: Option<&std::path::Path>, overlap: u64, moved: Option<Instant>) {
     let changed = account(source.unwrap_or(world.folder.path()), |r| r.overlap = Duration::from_secs(overlap));
     let source = source.map(|_| Arc::new(PairSource::open(&changed.keys, "main", None).unwrap()));
     let (keys, settings) = (world.keys.clone(), KeySettings { source, rotation: changed.rotation, moved });
@@ -945,7 +945,7 @@ async fn a_reload_with_another_address_ends_the_wait_of_refused_requests() {
     let waiting = tokio::spawn(async move { keys.refused(refused).await });
     world.pass(50).await;
     assert!(!waiting.is_finished());
-    reload_to(&world, None, 600, true).await;
+    reload_to(&world, None, 600, Some(Instant::now())).await;
     assert!(matches!(waiting.await.unwrap(), Remedy::Rejected));
     world.pass(10_000).await;
     assert_eq!(world.in_use(), 1);

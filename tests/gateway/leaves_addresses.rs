@@ -111,6 +111,33 @@ fn a_pause_that_is_in_force_goes_on() {
     assert_eq!(quote(&gateway), "over_budget");
 }
 
+/// The reload still waits for something else: the first pair of an account that it has added.
+#[test]
+fn an_order_that_the_present_address_refuses_while_the_reload_goes_on_is_judged_there() {
+    let files = vec![("token", "t".to_owned())];
+    let mut gateway = Setup { files, ..Setup::default() }.start();
+    let elsewhere = Sandbox::start(sandbox()).expect("a sandbox");
+    elsewhere.fault(refusing("v2.order_express"));
+    elsewhere.fault(Fault::on("v2.province", Act::Pass).wait(Duration::from_secs(7)).times(1));
+    let vault = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener that does not respond");
+    gateway.rewrite(&gateway.sandbox.addr().to_string(), &elsewhere.addr().to_string());
+    let added = format!(
+        "[vault]\naddress = \"http://{}\"\nauth = {{ method = \"token\", token_file = \"token\" }}\n\
+         [accounts.other]\nbase_url = \"http://{}\"\nkeys = {{ source = \"vault\", path = \"other\" }}\n",
+        vault.local_addr().expect("an address"),
+        elsewhere.addr(),
+    );
+    let text = format!("{}{added}", gateway.text());
+    write(&gateway.folder.path().join("gateway.toml"), &text);
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| gateway.app().gateway.reload());
+        until("it is in force", || gateway.app().gateway.current.load().accounts.len() == 2);
+        let response = gateway.send(post("/order/express", bodies::ORDER).by("shop"));
+        assert_eq!((response.status, response.outcome()), (401, "rejected"), "it is its own: {response:?}");
+        reload.join().expect("no panic").expect("reloaded");
+    });
+}
+
 #[test]
 fn a_pause_of_the_earlier_address_that_comes_late_does_not_count() {
     let message = CannedEnvelope { status: 200, message: "Too Many Requests".to_owned(), execute: false };

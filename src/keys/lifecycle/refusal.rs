@@ -77,7 +77,7 @@ impl RefusedRequest {
 impl KeyLifecycle {
     /// What a refused request does next. `patient`: it may still wait for the source to be read.
     pub(crate) fn remedy(&mut self, request: &RefusedRequest, patient: bool, now: Instant) -> RefusalAction {
-        if self.moved.is_some_and(|moved| request.last_refused().is_some_and(|refused| refused < moved)) {
+        if self.left.is_some_and(|left| request.last_refused().is_some_and(|refused| refused < left)) {
             return RefusalAction::Rejected;
         }
         if let Some(other) = self.newer(request, now) {

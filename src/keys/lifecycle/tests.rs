@@ -194,7 +194,7 @@ impl<'a> World<'a> {
         self.refuses_since = [self.now; PAIRS];
         let held = |life: &mut KeyLifecycle| life.slots().map(|slot| slot.version()).collect::<Vec<_>>();
         let before = held(&mut self.life);
-        self.life.moved(self.now);
+        self.life.moved(self.now, self.now);
         assert_eq!(held(&mut self.life), before, "a pair was given up because of a move");
     }
 
@@ -581,7 +581,7 @@ fn a_pair_that_comes_back_unverified_is_verified() {
 #[test]
 fn a_forced_pair_stays_forced_at_another_address() {
     let mut steps = Steps::forced();
-    steps.life.moved(steps.now);
+    steps.life.moved(steps.now, steps.now);
     steps.pass(1);
     assert!(steps.canaries(Verdict::Refused).contains(&Steps::version(2)));
     assert_eq!(steps.life.standing().0, Some(Steps::version(2)));
@@ -597,7 +597,7 @@ fn a_request_that_was_refused_at_an_earlier_address_is_not_judged_at_the_present
     steps.canaries(Verdict::Verified);
     let request = steps.refused(&[1]);
     steps.pass(10);
-    steps.life.moved(steps.now);
+    steps.life.moved(steps.now, steps.now);
     steps.pass(10);
     assert!(matches!(steps.life.remedy(&request, true, steps.now), RefusalAction::Rejected));
     assert!(!steps.life.current.as_ref().unwrap().doubted);
@@ -611,7 +611,7 @@ fn a_pair_that_comes_back_because_another_was_revoked_is_verified_if_that_is_ope
         steps.reads(number);
         steps.canaries(Verdict::Verified);
     }
-    steps.life.moved(steps.now);
+    steps.life.moved(steps.now, steps.now);
     steps.life.revoke(Steps::version(2), true, steps.now);
     assert_eq!(steps.life.standing().0, Some(Steps::version(1)));
     assert_eq!(steps.canaries(Verdict::Verified), [Steps::version(1)]);

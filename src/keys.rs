@@ -232,6 +232,11 @@ impl Keys {
         !matches!(taken.recv_timeout(left), Err(std_mpsc::RecvTimeoutError::Timeout))
     }
 
+    /// Whether the pair is one of these, and not of an account of the same name before or after.
+    pub(crate) fn has_read(&self, pair: &Lease) -> bool {
+        pair.is_of(&self.shared)
+    }
+
     /// The secrets of the account's pairs, in use or not.
     pub(crate) fn live_forms(&self) -> LiveForms {
         self.shared.live_forms()

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::{pair::LoadedPair, version::PairVersion};
+use super::{account_pairs::AccountPairs, pair::LoadedPair, version::PairVersion};
 
 /// A pair that a request may be signed with.
 #[derive(Clone)]
@@ -67,6 +67,10 @@ impl Lease {
     /// Whether the pair was revoked since: then nothing more may be signed with it.
     pub fn is_revoked(&self) -> bool {
         self.pair.is_revoked()
+    }
+
+    pub(super) fn is_of(&self, pairs: &Arc<AccountPairs>) -> bool {
+        self.pair.is_of(pairs)
     }
 
     /// Whether the pair was read before `instant`.

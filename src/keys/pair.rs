@@ -194,6 +194,10 @@ impl LoadedPair {
         self.accepted.get()
     }
 
+    pub(super) fn is_of(&self, pairs: &Arc<AccountPairs>) -> bool {
+        Arc::ptr_eq(&self.shared, pairs)
+    }
+
     pub(super) fn was_read_before(&self, instant: Instant) -> bool {
         self.accepted.loaded() < instant
     }

@@ -71,12 +71,14 @@ impl Account {
         self.address.leave();
     }
 
-    /// Whether the pair may be sent to these addresses: not if it was read for those that the account has now.
+    /// Whether the pair may be sent to these addresses: not if it was read for those that the account has now, nor if it
+    /// was configured for earlier ones. (The canary of such a pair may be late.)
     ///
     /// # Errors
     /// [`NoKey::Moved`].
     pub(crate) fn check_pair(&self, pair: &Lease) -> Result<(), NoKey> {
-        self.address.left.get().is_none_or(|left| pair.was_read_before(*left)).then_some(()).ok_or(NoKey::Moved)
+        let is_early = || self.address.left.get().is_none_or(|left| pair.was_read_before(*left));
+        (self.keys.has_read(pair) && is_early()).then_some(()).ok_or(NoKey::Moved)
     }
 
     /// Fastrac has refused a request because there were too many. Returns how long the same request has to wait.

@@ -1,6 +1,7 @@
 //! A reload takes effect at once, or changes nothing and reports why.
 
 use super::*;
+use crate::keys::NoKey;
 
 #[tokio::test]
 async fn new_rules_of_the_admin_port_hold_at_once() {
@@ -100,4 +101,22 @@ async fn what_only_a_restart_can_change_is_shown_as_it_is_in_force() {
     assert_eq!(stage.post("/reload", "").await.status, 200);
     let ready = stage.ask(TestRequest::get("/readyz")).await.body;
     assert!(!ready.contains("cache.memory"), "{ready}");
+}
+
+/// A canary of the pair's own account may be late: the task that sends it ends at the end of the reload.
+#[tokio::test]
+async fn a_pair_is_not_sent_to_an_address_that_it_was_not_configured_for() {
+    let stage = TestAdmin::usual().await;
+    let account = || stage.gateway.current.load().accounts[0].clone();
+    let (first, pair) = (account(), account().keys.lease().unwrap());
+    let reload = async |port: u16, file: &str| {
+        let text = configuration(&with_token()).replace(":9\"", &format!(":{port}\"")).replace("keys.toml", file);
+        fs::write(&stage.file, text).unwrap();
+        assert_eq!(stage.post("/reload", "").await.status, 200);
+    };
+    reload(8, "keys.toml").await;
+    assert_eq!(account().check_pair(&pair), Ok(()), "the source is the same");
+    reload(7, "other.toml").await;
+    assert_eq!(account().check_pair(&pair), Err(NoKey::Moved));
+    assert_eq!(first.check_pair(&pair), Ok(()));
 }

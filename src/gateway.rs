@@ -38,7 +38,7 @@ use crate::{
     edge::tls::{TlsFilesError, TlsListeners},
     files::{FileWatch, RootsError, configuration::LoadedConfig},
     inspect,
-    keys::{Keeper, KeySettings, Keys, NoKey, SourceError, VaultError},
+    keys::{Keeper, KeySettings, Keys, NoKey, SentSettings, SourceError, VaultError},
     orders::Orders,
     record::{ExchangeLog, Metrics, UNLIMITED},
     snapshot::{Account, Snapshot},
@@ -208,7 +208,7 @@ impl Gateway {
         keys.changed.iter_mut().for_each(|(_, settings)| settings.moved = settings.moved.map(|_| left));
         self.current.store(Arc::new(compiled));
         // At once: until then, what is known of the pairs is what the address before has said.
-        keys.changed.into_iter().for_each(take_over(RECONFIGURE_WAIT));
+        let sent: Vec<_> = keys.changed.into_iter().map(send_settings(RECONFIGURE_WAIT)).collect();
         forgotten.iter().for_each(|forgotten| forgotten.keep_out_of(&snapshot.cache));
         forget_unused(&self.current.load());
         drop(forgotten);
@@ -225,6 +225,7 @@ impl Gateway {
             adopt(keys.opened);
             await_pairs(&opened, RECONFIGURE_WAIT);
         }
+        sent.into_iter().for_each(await_settings(RECONFIGURE_WAIT));
         Ok(())
     }
 
@@ -269,11 +270,17 @@ fn left_accounts<'a>(before: &'a Snapshot, now: &'a Snapshot) -> impl Iterator<I
     before.accounts.iter().filter(move |old| !stays(old))
 }
 
-/// Sends the rotation tasks their settings, and waits until they are in force, but not longer than `within` in all.
-fn take_over(within: Duration) -> impl FnMut((Arc<Keys>, KeySettings)) {
+/// Sends the rotation tasks their settings. Blocks only if an inbox is full, and not longer than `within` in all.
+fn send_settings(within: Duration) -> impl FnMut((Arc<Keys>, KeySettings)) -> SentSettings {
     let end = Instant::now() + within;
-    move |(keys, settings)| {
-        if !keys.reconfigure(settings, end.saturating_duration_since(Instant::now())) {
+    move |(keys, settings)| keys.reconfigure(settings, end.saturating_duration_since(Instant::now()))
+}
+
+/// Waits until settings are in force, but not longer than `within` in all.
+fn await_settings(within: Duration) -> impl FnMut(SentSettings) {
+    let end = Instant::now() + within;
+    move |sent| {
+        if !sent.are_in_force(end.saturating_duration_since(Instant::now())) {
             tracing::warn!("the rotation task of an account has not put its new settings in force yet");
         }
     }

@@ -49,7 +49,7 @@ pub(crate) use self::account_pairs::{KnownForms, LiveForms};
 use self::snapshot::KeySnapshot;
 pub(crate) use self::{
     account_pairs::AccountPairs,
-    command::{KeyCommand, KeySettings},
+    command::{KeyCommand, KeySettings, SentSettings},
     encrypted::read_identities,
     file::KeyFileContent,
     lifecycle::{KeyLifecycle, RefusedRequest, RequestOrigin, TriedPair, WaitingRefusals, WantedReading},
@@ -214,22 +214,20 @@ impl Keys {
         self.live.load().pairs.iter().any(|pair| pair.version == version)
     }
 
-    /// Puts new settings in force, and waits until they are, but not longer than `within`. Says whether they are; if
-    /// not, they will be as soon as the rotation task gets to it. Blocks.
-    pub(crate) fn reconfigure(&self, settings: KeySettings, within: Duration) -> bool {
+    /// Sends the rotation task new settings. Blocks as long as its inbox is full, but not longer than `within`; after that,
+    /// they are lost.
+    pub(crate) fn reconfigure(&self, settings: KeySettings, within: Duration) -> SentSettings {
         let end = std::time::Instant::now() + within;
         let (reply, taken) = std_mpsc::channel();
         let mut command = KeyCommand::Reconfigure { settings, reply };
         while let Err(error) = self.commands.try_send(command) {
             match error {
                 mpsc::error::TrySendError::Full(back) if std::time::Instant::now() < end => command = back,
-                _ => return false,
+                _ => return SentSettings(None),
             }
             std::thread::sleep(QUEUE_PAUSE);
         }
-        let left = end.saturating_duration_since(std::time::Instant::now());
-        // The task drops it once the settings are in force.
-        !matches!(taken.recv_timeout(left), Err(std_mpsc::RecvTimeoutError::Timeout))
+        SentSettings(Some(taken))
     }
 
     /// Whether the pair is one of these, and not of an account of the same name before or after.

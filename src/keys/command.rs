@@ -1,6 +1,9 @@
 //! What is sent to an account's rotation task, and what it replies.
 
-use std::sync::{Arc, mpsc};
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use tokio::{sync::oneshot, time::Instant};
 
@@ -44,6 +47,18 @@ pub(crate) enum KeyCommand {
         /// Dropped once the settings are in force.
         reply: mpsc::Sender<()>,
     },
+}
+
+/// Settings on their way to the rotation task; `None`: they were lost.
+pub(crate) struct SentSettings(pub(super) Option<mpsc::Receiver<()>>);
+
+impl SentSettings {
+    /// Waits until they are in force, but not longer than `within`. Says whether they are; if not, they will be as soon as
+    /// the task gets to it. Blocks.
+    pub(crate) fn are_in_force(self, within: Duration) -> bool {
+        // The task drops its end once they are.
+        self.0.is_some_and(|taken| !matches!(taken.recv_timeout(within), Err(mpsc::RecvTimeoutError::Timeout)))
+    }
 }
 
 /// What a reload changes of an account's keys.

@@ -916,7 +916,9 @@ async fn reload_to(world: &World, source: Option<&std::path::Path>, overlap: u64
     let changed = account(source.unwrap_or(world.folder.path()), |r| r.overlap = Duration::from_secs(overlap));
     let source = source.map(|_| Arc::new(PairSource::open(&changed.keys, "main", None).unwrap()));
     let (keys, settings) = (world.keys.clone(), KeySettings { source, rotation: changed.rotation, moved });
-    let taken = tokio::task::spawn_blocking(move || keys.reconfigure(settings, Duration::from_secs(5)));
+    let taken = tokio::task::spawn_blocking(move || {
+        keys.reconfigure(settings, Duration::from_secs(5)).are_in_force(Duration::from_secs(5))
+    });
     assert!(taken.await.unwrap(), "the settings are in force");
 }
 

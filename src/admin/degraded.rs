@@ -86,7 +86,14 @@ fn keys(keys: &KeyStatus, add: &mut impl FnMut(DegradedReason, &str)) {
         }
     }
     match keys.content {
-        SourceContent::Refused => add(DegradedReason::SourcePairUnusable, "Fastrac refuses the new key pair"),
+        SourceContent::Refused if keys.pairs.iter().any(|pair| pair.role == Role::Candidate) => {
+            add(DegradedReason::SourcePairUnusable, "Fastrac refuses the new key pair");
+        }
+        // It is the pair in use: forced, or of a lock-out.
+        SourceContent::Refused => add(
+            DegradedReason::SourcePairUnusable,
+            "Fastrac refuses canaries with the pair in the key source: a restart could not use it",
+        ),
         SourceContent::Revoked => add(
             DegradedReason::SourcePairUnusable,
             "the key source contains a pair that was revoked: the next start would have none",

@@ -38,6 +38,7 @@ async fn a_pair_that_fastrac_refuses_is_taken_only_by_force() {
     assert_eq!(version(&stage), main["version"].as_str().unwrap());
     let degraded = stage.get("/readyz").await.json()["degraded"].to_string();
     assert!(degraded.contains("the key pair in use is not verified"), "{degraded}");
+    assert!(degraded.contains("a restart could not use it") && !degraded.contains("new key pair"), "{degraded}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! without end holds up neither the deadline nor other tasks. Redirects are not followed. Received bytes are zeroed in
 //! every buffer that this process owns alone, since a response may contain a secret. Knows nothing of the requests' meaning. Fails with [`HttpError`].
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header::LOCATION};
@@ -162,7 +162,7 @@ async fn exchange(
     let mut response = pin!(async {
         let (head, body) = sender.send_request(request).await?.into_parts();
         limits.end_head();
-        collect(body, max_response, &mut |frame| keep(head.status, frame)).await?;
+        collect(body, &limits, max_response, &mut |frame| keep(head.status, frame)).await?;
         let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok());
         Ok(ResponseHead { status: head.status, location: location.map(str::to_owned) })
     });
@@ -179,11 +179,14 @@ async fn exchange(
 /// Passes the frames of a body on.
 async fn collect(
     mut body: Incoming,
+    limits: &ReadLimits,
     max: usize,
     keep: &mut (dyn FnMut(Bytes) -> io::Result<()> + Send),
 ) -> Result<(), HttpError> {
     let mut length = 0;
     while let Some(frame) = body.frame().await {
+        limits.piece();
+        poll_fn(|cx| limits.poll_turn(cx)).await;
         let Ok(bytes) = frame?.into_data() else { continue };
         length += bytes.len();
         if length > max {

@@ -2,11 +2,13 @@
 //!
 //! hyper reads and parses in one poll for as long as bytes are there: interim responses, zeros before the size of a chunk
 //! and the like without end would keep its thread from all other tasks, and the request from its own deadline (tokio's
-//! budget of 128 reads is up to 50 MiB of them). So a poll ends after [`TURN`] bytes, and a response fails whose head has
-//! not come within [`HEAD`] bytes.
+//! budget of 128 reads is up to 50 MiB of them). So a poll ends after [`TURN`] bytes, where a piece of the body counts as
+//! [`PIECE`] of them, however small it is; and a response fails whose head has not come within [`HEAD`] bytes, or the next
+//! piece of its body within [`FRAMING`].
 //!
 //! What always holds: bytes and their order are unchanged; a read that is put off wakes its task. Writes are only noted.
-//! Must not know what is read. Fails as the inner stream does, and with `InvalidData` where the head is too long.
+//! Must not know what is read. Fails as the inner stream does, and with `InvalidData` where the head or what frames the
+//! body is too long.
 
 use std::{
     io::{self, IoSlice},
@@ -27,26 +29,37 @@ const TURN: usize = 256 * 1024;
 /// for each of them, and the shortest has 16 bytes.
 const HEAD: usize = 128 * 1024;
 
+/// What a piece of a response's body counts as in a turn, bytes. hyper and the gateway take about as long for a piece as
+/// for reading so many; the shortest chunk has six.
+const PIECE: usize = 1024;
+
+/// Maximum number of bytes before a piece of the body: a chunk's size and extensions, and trailers. hyper bounds some of
+/// them, but not the zeros before a size, which it reads one by one.
+const FRAMING: usize = 64 * 1024;
+
 /// What is left of the limits. Shared by the stream and the connection that sends requests on it.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadLimits(Arc<Left>);
 
 #[derive(Debug)]
 struct Left {
-    /// Bytes that may be read before the head of the response is complete; `usize::MAX`: it is.
-    head: AtomicUsize,
+    /// Bytes that may be read before the head of the response is complete, or the next piece of its body.
+    silent: AtomicUsize,
     /// Bytes that may be read in this poll.
     turn: AtomicUsize,
     /// Since the request began, the inner stream was given bytes to write.
     written: AtomicBool,
+    /// The inner stream was given bytes to write, and no flush has succeeded since.
+    unflushed: AtomicBool,
 }
 
 impl ReadLimits {
     /// A request will be sent. The read before it, which looks for bytes that no response is due for, is not put off.
     pub(crate) fn begin_request(&self) {
-        self.0.head.store(HEAD, Relaxed);
+        self.0.silent.store(HEAD, Relaxed);
         self.0.turn.store(TURN, Relaxed);
         self.0.written.store(false, Relaxed);
+        self.0.unflushed.store(true, Relaxed);
     }
 
     /// Whether bytes of the request may have left. False for one that was dropped before its first write.
@@ -54,18 +67,46 @@ impl ReadLimits {
         self.0.written.load(Relaxed)
     }
 
+    fn note_write(&self) {
+        self.0.written.store(true, Relaxed);
+        self.0.unflushed.store(true, Relaxed);
+    }
+
+    /// Whether all bytes of the request have left: hyper flushes once it has written all that it has.
+    pub(crate) fn has_flushed(&self) -> bool {
+        !self.0.unflushed.load(Relaxed)
+    }
+
     /// The head of its response has come.
     pub(crate) fn end_head(&self) {
-        self.0.head.store(usize::MAX, Relaxed);
+        self.0.silent.store(FRAMING, Relaxed);
+    }
+
+    /// A piece of its body has come.
+    pub(crate) fn piece(&self) {
+        self.0.silent.store(FRAMING, Relaxed);
+        self.0.turn.store(self.0.turn.load(Relaxed).saturating_sub(PIECE), Relaxed);
+    }
+
+    /// Ready unless this poll has read enough; then the task is woken for the next one.
+    pub(crate) fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
+        let turn = &self.0.turn;
+        if turn.load(Relaxed) > 0 {
+            return Poll::Ready(());
+        }
+        turn.store(TURN, Relaxed);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
 impl Default for ReadLimits {
     fn default() -> Self {
         ReadLimits(Arc::new(Left {
-            head: AtomicUsize::new(HEAD),
+            silent: AtomicUsize::new(HEAD),
             turn: AtomicUsize::new(TURN),
             written: AtomicBool::new(false),
+            unflushed: AtomicBool::new(false),
         }))
     }
 }
@@ -86,37 +127,29 @@ impl<S> LimitedRead<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for LimitedRead<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let LimitedRead { io, limits } = self.get_mut();
-        let Left { head, turn, .. } = &*limits.0;
-        if turn.load(Relaxed) == 0 {
-            turn.store(TURN, Relaxed);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if head.load(Relaxed) == 0 {
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the head of the response is too long",
-            )));
+        ready!(limits.poll_turn(cx));
+        let Left { silent, turn, .. } = &*limits.0;
+        if silent.load(Relaxed) == 0 {
+            let what = "the head of the response, or what frames its body, is too long";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
         }
         let before = buf.filled().len();
-        let in_head = head.load(Relaxed) != usize::MAX;
         let polled = Pin::new(io).poll_read(cx, buf);
         if polled.is_pending() {
             turn.store(TURN, Relaxed);
         }
         ready!(polled)?;
         let count = buf.filled().len() - before;
-        if in_head {
-            head.store(head.load(Relaxed).saturating_sub(count), Relaxed);
+        for left in [silent, turn] {
+            left.store(left.load(Relaxed).saturating_sub(count), Relaxed);
         }
-        turn.store(turn.load(Relaxed).saturating_sub(count), Relaxed);
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedRead<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.limits.0.written.store(true, Relaxed);
+        self.limits.note_write();
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -125,7 +158,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedRead<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.limits.0.written.store(true, Relaxed);
+        self.limits.note_write();
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
@@ -134,7 +167,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedRead<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.limits.0.unflushed.store(false, Relaxed);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -160,8 +195,8 @@ mod tests {
         }
     }
 
-    /// Bytes read until the stream has none for now; the error, if it fails.
-    fn one_turn(stream: &mut LimitedRead<Endless>) -> (usize, Option<io::ErrorKind>) {
+    /// Bytes read until the stream has none for now; the error, if it fails. `is_body`: each read is a piece of the body.
+    fn one_turn(stream: &mut LimitedRead<Endless>, is_body: bool) -> (usize, Option<io::ErrorKind>) {
         let (mut piece, mut count) = (vec![0; 8192], 0);
         loop {
             let mut buf = ReadBuf::new(&mut piece);
@@ -170,20 +205,25 @@ mod tests {
                 Poll::Ready(Err(error)) => return (count, Some(error.kind())),
                 Poll::Pending => return (count, None),
             }
+            if is_body {
+                stream.limits.piece();
+            }
         }
     }
 
     #[test]
-    fn a_flood_takes_one_turn_at_a_time_and_no_head_is_endless() {
+    fn a_flood_takes_one_turn_at_a_time_and_no_head_or_framing_is_endless() {
         let limits = ReadLimits::default();
         let mut stream = LimitedRead::new(Endless, limits.clone());
         limits.begin_request();
         limits.end_head();
         for _ in 0..10 {
-            assert_eq!(one_turn(&mut stream), (TURN, None));
+            let (count, error) = one_turn(&mut stream, true);
+            assert!((TURN / 2..=TURN).contains(&count) && error.is_none(), "{count} {error:?}");
         }
+        assert_eq!(one_turn(&mut stream, false), (FRAMING, Some(io::ErrorKind::InvalidData)));
         limits.begin_request();
-        assert_eq!(one_turn(&mut stream), (HEAD, Some(io::ErrorKind::InvalidData)));
+        assert_eq!(one_turn(&mut stream, false), (HEAD, Some(io::ErrorKind::InvalidData)));
     }
 
     #[test]

@@ -33,8 +33,13 @@ use crate::{
 };
 
 /// Maximum number of header lines in a response; hyper's default is 100. A response head is bounded by its size
-/// (hyper's read buffer), as in nginx and HAProxy; this number only sizes hyper's table of lines.
+/// ([`MAX_HEADER_LIST`]), as in nginx and HAProxy; this number only sizes hyper's table of lines.
 const MAX_HEADERS: usize = 4096;
+
+/// Maximum size of a response's headers as HTTP/2 counts it: names, values, and 32 bytes for each (RFC 9113, section 6.5.2).
+/// A caller that is sent more than it takes ends its connection, with all its other requests, also for each hit. Common ones
+/// (nghttp2, and so curl; Python's h2) take 64 KiB; what the gateway adds takes less than 4.
+const MAX_HEADER_LIST: usize = 60 * 1024;
 
 /// How long a connection may idle if Fastrac sends no `Keep-Alive`: less than the 5 s of common servers, so that a
 /// request seldom meets a connection that is just being closed.
@@ -102,7 +107,9 @@ impl UpstreamConnection {
         match self.driver.drive(std::pin::pin!(response)).await {
             Ok(Ok(response)) => {
                 self.limits.end_head();
-                Ok(response)
+                let size: usize =
+                    response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+                if size > MAX_HEADER_LIST { Err(SendError::Cut) } else { Ok(response) }
             }
             Ok(Err(mut error)) => {
                 Err(error.take_message().map_or(SendError::Cut, |unsent| SendError::Unsent(Box::new(unsent))))
@@ -121,7 +128,7 @@ impl UpstreamConnection {
         &mut self,
         body: &mut Incoming,
     ) -> Result<Option<hyper::Result<Frame<Bytes>>>, DeadlineExceeded> {
-        self.driver.drive(std::pin::pin!(body.frame())).await
+        std::future::poll_fn(|cx| self.poll_frame(body, cx)).await
     }
 
     /// The same as [`Self::frame`], for a `Body`.
@@ -130,7 +137,14 @@ impl UpstreamConnection {
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<hyper::Result<Frame<Bytes>>>, DeadlineExceeded>> {
-        self.driver.poll(std::pin::pin!(body.frame()), cx)
+        if self.limits.poll_turn(cx).is_pending() {
+            return self.driver.poll_deadline(cx).map(Err);
+        }
+        let polled = self.driver.poll(std::pin::pin!(body.frame()), cx);
+        if matches!(polled, Poll::Ready(Ok(Some(_)))) {
+            self.limits.piece();
+        }
+        polled
     }
 
     /// The deadline of the request that uses it.
@@ -225,9 +239,11 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection whose response was read to its end, unless it has ended or will be closed.
+    /// Keeps a connection whose response was read to its end, unless it has ended or will be closed, or Fastrac responded
+    /// before it had taken the whole request: the next one would be behind the rest of that.
     pub(super) fn put(&self, mut connection: UpstreamConnection, headers: &HeaderMap, now: Instant) {
-        let reusable = connection.driver.connection.is_some() && connection.sender.is_ready();
+        let is_open = connection.driver.connection.is_some() && connection.sender.is_ready();
+        let reusable = is_open && connection.limits.has_flushed();
         if !reusable || headers.get_all(CONNECTION).iter().any(closes) {
             return;
         }

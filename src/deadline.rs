@@ -8,7 +8,9 @@
 //! interrupts `epoll_wait`. So a wait does not end when its timer has fired, but after the reactor was polled once
 //! more: [`until`] for futures, [`LateTimer`] for `poll` functions. A future that waits for another task, which passes on
 //! a piece at a time (hyper, of a request's body), goes on as long as each poll of the reactor brings it another one.
-//! All of this costs nothing before the timer fires.
+//! What a future waits for may also be the work of another thread, which goes on at the same moment and has to read first
+//! what arrived. So [`until`] waits [`HAND_OVER`] longer, once, if its timer fired [`LATE`] or more after it was due, which
+//! shows that this thread did not run. All of this costs nothing before the timer fires.
 
 use std::{
     future::{Future, poll_fn},
@@ -31,6 +33,12 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// How long what had arrived at the end of a wait may take to be read, if it comes in pieces.
 pub(crate) const ARRIVED_WITHIN: Duration = Duration::from_secs(1);
+
+/// A timer that fires so much after it was due shows that its thread did not run: those of tokio are up to 1 ms late.
+const LATE: Duration = Duration::from_millis(5);
+
+/// How long other threads have, after such a timer, to pass on what arrived while it was due. They need a few turns.
+const HAND_OVER: Duration = Duration::from_millis(100);
 
 /// When a wait ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,11 +107,33 @@ impl Deadline {
 /// The output of `future`, or `None` if `end` passes first.
 pub(crate) async fn until<F: Future>(end: Instant, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    if let Ok(output) = timeout_at(end, future.as_mut()).await {
-        return Some(output);
+    // If `end` had passed when the wait began, it shows nothing that the timer is late.
+    let mut began_before = false;
+    {
+        let mut in_time = pin!(timeout_at(end, future.as_mut()));
+        let in_time = poll_fn(|cx| {
+            let polled = in_time.as_mut().poll(cx);
+            began_before |= polled.is_pending();
+            polled
+        });
+        if let Ok(output) = in_time.await {
+            return Some(output);
+        }
     }
     // On the heap: few waits come to it.
-    Box::pin(last_turns(future)).await
+    Box::pin(after(end, began_before, future)).await
+}
+
+/// The output of a future whose time was up at `end`, if it was only not read yet, by this thread or by another one.
+async fn after<F: Future>(end: Instant, began_before: bool, mut future: Pin<&mut F>) -> Option<F::Output> {
+    let now = Instant::now();
+    if began_before
+        && now.saturating_duration_since(end) >= LATE
+        && let Ok(output) = timeout_at(now + HAND_OVER, future.as_mut()).await
+    {
+        return Some(output);
+    }
+    last_turns(future).await
 }
 
 /// The output of a future whose time is up, if it was only not read yet. Ends after a poll of the reactor that has brought
@@ -340,6 +370,44 @@ mod tests {
         });
         theirs.try_write(&[7; 100]).unwrap();
         assert!(until(Instant::now(), all.as_mut()).await.is_some());
+    }
+
+    /// The thread does not run for this time.
+    async fn pause(time: Duration) {
+        tokio::task::yield_now().await;
+        std::thread::sleep(time);
+    }
+
+    /// Here it takes another task of this thread some turns.
+    #[tokio::test]
+    async fn what_others_pass_on_after_a_pause_is_read() {
+        let (pass_on, passed_on) = tokio::sync::oneshot::channel();
+        let others = async {
+            pause(Duration::from_millis(40)).await;
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            pass_on.send(()).unwrap();
+        };
+        let end = Instant::now() + Duration::from_millis(20);
+        let (output, ()) = tokio::join!(until(end, passed_on), others);
+        assert_eq!(output, Some(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn after_a_pause_other_threads_are_waited_for_once() {
+        let end = Instant::now() + Duration::from_millis(5);
+        let (output, ()) = tokio::join!(until(end, std::future::pending::<()>()), pause(Duration::from_millis(20)));
+        assert!(output.is_none() && end.elapsed() >= HAND_OVER);
+    }
+
+    /// A deadline that had passed before the wait began, or that is met exactly, is extended by nothing.
+    #[tokio::test(start_paused = true)]
+    async fn without_a_pause_deadlines_are_exact() {
+        let now = Instant::now();
+        assert!(until(now - Duration::from_secs(3), std::future::pending::<()>()).await.is_none());
+        assert!(until(now + Duration::from_secs(3), std::future::pending::<()>()).await.is_none());
+        assert_eq!(now.elapsed(), Duration::from_secs(3));
     }
 
     /// A future to which each turn brings something ends all the same.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fastrac_sandbox::{Act, Fault, Sandbox};
+use fastrac_sandbox::{Act, CannedEnvelope, Fault, Sandbox};
 
 use crate::{
     bodies,
@@ -34,7 +34,8 @@ fn configuration(fastrac: SocketAddr) -> String {
          keys = {{ source = \"file\", path = \"keys.toml\" }}\n\
          budget = {{ per_second = 100000, burst = 100000, per_day = 10000000, in_flight = 512 }}\n\
          [services.shop]\naccount = \"main\"\nallow = [\"lookup\", \"read\", \"quote\", \"order\"]\n\
-         credentials = [{{ access_key = \"svc-shop-1\", secret_sha256 = \"{}\" }}]\n{short}",
+         credentials = [{{ access_key = \"svc-shop-1\", secret_sha256 = \"{}\" }}]\n{short}\
+         [operations.\"v2.city\"]\ncache = {{ fresh = \"100ms\", stale_if_error = \"1h\" }}\n",
         digest_of("shop")
     )
 }
@@ -171,6 +172,69 @@ fn uploads_that_arrived_during_a_pause_are_complete() {
         for (n, caller) in callers.iter_mut().enumerate() {
             let response = caller.read_response("POST").expect("a response");
             assert_eq!(response.status, 200, "round {round}, caller {n}: {}", response.text());
+        }
+    }
+}
+
+/// Sends as many requests, all from callers that wait no longer than [`LIMIT`].
+fn send_all(gateway: &Pausable, requests: impl Iterator<Item = Request>) -> Vec<Connection> {
+    let send = |request: Request| {
+        let mut caller = Connection::open(gateway.program.data);
+        caller.write(&request.by("shop").header("x-gateway-timeout", "1000").bytes());
+        caller
+    };
+    requests.map(send).collect()
+}
+
+/// Issue: the threads of those who wait for the response of another thread's request were faster than that thread.
+#[test]
+fn a_shared_response_that_arrived_during_a_pause_is_passed_on_to_all() {
+    let gateway = Pausable::start();
+    let (stale, late) = (get("/region/city?province_id=31").by("shop"), Duration::from_millis(400));
+    assert_eq!(Connection::open(gateway.program.data).send(&stale).outcome(), "ok");
+    for operation in ["v2.couriers", "v2.city"] {
+        gateway.sandbox.fault(Fault::on(operation, Act::Pass).delay(late));
+    }
+    for round in 0..4 {
+        let before = gateway.sandbox.journal().len();
+        let new = format!("/courier/all?shared={round}");
+        // Connections are handed to the two threads in turn, so that both have requests for each.
+        let targets = [new.as_str(), "/region/city?province_id=31"];
+        // What is stored may not be given at once any more.
+        thread::sleep(Duration::from_millis(300));
+        let mut callers = send_all(&gateway, (0..24).map(|n| get(targets[n / 2 % 2])));
+        until(&format!("both are in flight in round {round}"), || gateway.sandbox.journal().len() == before + 2);
+        // So that the others have joined them.
+        thread::sleep(Duration::from_millis(100));
+        gateway.pause(|| {
+            until("Fastrac has responded", || gateway.sandbox.journal().iter().all(|entry| entry.status.is_some()));
+        });
+        for (n, caller) in callers.iter_mut().enumerate() {
+            let response = caller.read_response("GET").expect("a response");
+            assert_eq!((response.status, response.outcome()), (200, "ok"), "round {round}, caller {n}");
+        }
+        assert_eq!(gateway.sandbox.journal().len(), before + 2, "each was fetched once");
+    }
+}
+
+/// Requests that Fastrac answers with 401 wait for the canary, which another thread sends.
+#[test]
+fn a_verdict_that_arrived_during_a_pause_is_taken() {
+    let gateway = Pausable::start();
+    let refused = CannedEnvelope { status: 401, message: "Unauthorized".to_owned(), execute: false };
+    gateway.sandbox.fault(Fault::on("v2.order_express", Act::Envelope(refused)));
+    gateway.sandbox.fault(Fault::on("v2.province", Act::Pass).delay(Duration::from_millis(400)));
+    for round in 0..4 {
+        let before = gateway.sandbox.journal().len();
+        let orders = (0..4).map(|n| post("/order/express", &bodies::order(4 * round + n)));
+        let mut callers = send_all(&gateway, orders);
+        until("the canary is in flight", || gateway.sandbox.journal().len() > before + 4);
+        gateway.pause(|| {
+            until("Fastrac has responded", || gateway.sandbox.journal().iter().all(|entry| entry.status.is_some()));
+        });
+        for (n, caller) in callers.iter_mut().enumerate() {
+            let response = caller.read_response("POST").expect("a response");
+            assert_eq!(response.status, 401, "round {round}, caller {n}: {}", response.text());
         }
     }
 }

@@ -18,8 +18,11 @@ use std::{
     sync::{LazyLock, Once, OnceLock},
 };
 
+use tracing::Level;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _, fmt::writer::BoxMakeWriter, layer::SubscriberExt as _};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::filter_fn, fmt::writer::BoxMakeWriter, layer::SubscriberExt as _,
+};
 
 pub(super) use self::output::lines_dropped;
 use self::{
@@ -64,11 +67,13 @@ fn init(default_filter: &str, text: bool, terminal: bool) {
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let queued = *QUEUED.get_or_init(start_output);
     let writer = if queued { BoxMakeWriter::new(|| QueuedLine) } else { BoxMakeWriter::new(io::stderr) };
+    // Below `info`, libraries show what they have received: h2 a malformed path with all that is in it.
+    let own = filter_fn(|line| *line.level() <= Level::INFO || line.target().starts_with("fastrac_"));
     // A closed stderr must not cause a panic, least of all while one is being reported.
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour).log_internal_errors(false);
     let lines = if text { lines.with_target(false).boxed() } else { lines.json().flatten_event(true).boxed() };
     // Fails only if a log was started already.
-    let _ = tracing_subscriber::registry().with(filter).with(&*LIMIT).with(lines).try_init();
+    let _ = tracing_subscriber::registry().with(filter).with(own).with(&*LIMIT).with(lines).try_init();
     report_panics(|| false);
 }
 

@@ -3,18 +3,22 @@
 //! The client searches every byte that it receives for canaries, and a [`TestGateway`] searches logs and files when it is
 //! dropped (`test_gateway.rs`). The tests here are attempts to make a canary appear.
 
-use std::{collections::BTreeSet, net::TcpListener};
+use std::{collections::BTreeSet, net::TcpListener, time::Duration};
 
 use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use fastrac_sandbox::{Act, CannedResponse, Entry, Fault, KeyPair, Options};
+use fastrac_sandbox::{Act, CannedResponse, Entry, Fault, KeyPair, Options, Sandbox};
+use rustix::process::Signal;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     bodies,
     client::{Connection, Request, get, post, request},
+    hostile::frames::{PREFACE, SETTINGS, frame, request_frames},
+    process::Program,
+    restores_the_cache::configuration,
     test_gateway::{
         ACCESS, LOG, SECRET, Setup, TestGateway, caller_header, canary_in, digest_of, pair, sandbox, secret_of, until,
         write,
@@ -594,4 +598,27 @@ fn the_exchange_log_shows_no_secret_of_a_caller_in_any_encoding() {
             assert!(shown == 0 || elsewhere && shown == 1, "{form}: {text}");
         }
     }
+}
+
+/// Libraries log what they have received, below `info`.
+#[test]
+fn the_programs_log_shows_no_secret_at_any_level() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start_as(&configuration(fastrac.addr()), (ACCESS, SECRET), |command| {
+        command.env("RUST_LOG", "trace");
+    });
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    let path = get("x?secret_key=fgw_canary_in_a_malformed_path").by("shop");
+    let preface = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &request_frames(1, &path)].concat();
+    let mut malformed = Connection::open(program.data);
+    malformed.write(&preface);
+    let response = Connection::open(program.data).send(&get("/region/province?token=fgw_canary_q").by("shop"));
+    assert_eq!(response.outcome(), "ok");
+    assert!(malformed.read_piece(1 << 16) > 0, "nothing came of it");
+    program.signal(Signal::TERM);
+    program.ends(Duration::from_secs(20));
+    let log = program.stderr();
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "{log}");
+    assert_eq!(canary_in(log.as_bytes()), None);
+    assert!(!log.contains("fgw_canary"), "{log}");
 }

@@ -282,7 +282,7 @@ fn a_purge_of_a_part_leaves_the_fetches_under_way_that_it_does_not_cover() {
     assert_eq!((gateway.send(city(0)).outcome(), gateway.send(district()).outcome()), ("ok", "hit"));
 }
 
-fn configuration(fastrac: SocketAddr) -> String {
+pub(crate) fn configuration(fastrac: SocketAddr) -> String {
     format!(
         "[listen]\ndata = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nworkers = 1\n\
          [admin]\ntoken_sha256 = \"{}\"\n[limits]\ndrain_grace = \"0s\"\ndrain = \"5s\"\n\

@@ -1,7 +1,8 @@
 //! The key pair that signs a request.
 //!
-//! [`Keys`] are one account's for its whole life, unless its addresses and its source change at once (then a pair would be
-//! sent to an address that it was not configured for): [`Keys::lease`] returns the
+//! [`Keys`] are one account's for its whole life, unless its addresses change at once with its source, or while the pair in
+//! use is still one of an earlier source (then a pair would be sent to an address that it was not configured for):
+//! [`Keys::lease`] returns the
 //! pair in use from a snapshot, without I/O, and [`Keys::refused`] says what to do after a 401 from Fastrac. Both
 //! halves of a pair come from one reading; only its [`PairVersion`] is ever shown; a failed reading never replaces
 //! a good pair; a pair older than `max_age` is not used. The room does not know how a request or a canary is sent:
@@ -228,6 +229,11 @@ impl Keys {
             std::thread::sleep(QUEUE_PAUSE);
         }
         SentSettings(Some(taken))
+    }
+
+    /// Whether the pair in use or the candidate was returned by an earlier source, and not by the present one.
+    pub(crate) fn are_of_earlier_source(&self) -> bool {
+        self.live.load().is_of_earlier_source
     }
 
     /// Whether the pair is one of these, and not of an account of the same name before or after.

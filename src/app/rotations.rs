@@ -40,7 +40,7 @@ impl Rotations {
         Rotations { runtime, gateway, worker: Arc::default(), running: Mutex::default() }
     }
 
-    /// Starts the tasks of accounts that are new or have both another address and another source, and ends those of accounts that were removed.
+    /// Starts the tasks of accounts that are new or begin anew, and ends those of accounts that were removed.
     pub(super) fn start(&self, keepers: Keepers) {
         let mut running = self.running.lock();
         if let Some(gateway) = self.gateway.upgrade() {

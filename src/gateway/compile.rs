@@ -273,8 +273,8 @@ impl AccountBuilder<'_> {
         Ok((Arc::new(account), change))
     }
 
-    /// The account's keys, with what has changed. They are new only if both address and source are others: a pair is never
-    /// sent to an address that it was not configured for.
+    /// The account's keys, with what has changed. They are new only if the address is another, and the source is too or has
+    /// not returned the pair in use: a pair is never sent to an address that it was not configured for.
     fn keys(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Keys>, KeyChange), StartError> {
         let AccountBuilder { settings, vaults, live, .. } = *self;
         let name = &settings.name;
@@ -283,8 +283,11 @@ impl AccountBuilder<'_> {
             && !vaults.now.zip(vaults.before).is_some_and(|(now, before)| Arc::ptr_eq(now, before));
         let other_source = |old: &config::AccountConfig| old.keys != settings.keys || other_vault;
         let moved = |old: &config::AccountConfig| !is_same_address(old, settings);
-        let kept = previous.filter(|previous| !(moved(previous.settings) && other_source(previous.settings)));
-        let Some(PreviousAccount { account, settings: old }) = kept else {
+        let begins_anew = |PreviousAccount { account, settings: old }: &PreviousAccount<'_>| {
+            moved(old) && (other_source(old) || account.keys.are_of_earlier_source())
+        };
+        let Some(PreviousAccount { account, settings: old }) = previous.filter(|previous| !begins_anew(previous))
+        else {
             let revocations = Arc::new(AccountRevocations::new(name, &live.revoked));
             let opened = Keys::open(settings, vaults.now, revocations, observer(name.clone(), live));
             let (keys, keeper) = opened.map_err(unusable)?;

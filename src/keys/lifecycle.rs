@@ -70,6 +70,8 @@ pub(crate) struct KeyLifecycle {
     unstored: BTreeSet<PairVersion>,
     retired: VecDeque<PairVersion>,
     source: SourceStatus,
+    /// The pairs that an earlier source returned, and the present one has not.
+    earlier: BTreeSet<PairVersion>,
     /// When the source was last read successfully.
     read_at: Option<Instant>,
     /// When the last reading that came to an end began, successful or not.
@@ -116,6 +118,7 @@ impl KeyLifecycle {
             unstored: BTreeSet::new(),
             retired: VecDeque::new(),
             source: SourceStatus { kind, up: false, last_success: None, version: None, fault: None, incomplete: false },
+            earlier: BTreeSet::new(),
             read_at: None,
             reading_began: None,
             canaries: BTreeMap::new(),
@@ -282,8 +285,12 @@ impl KeyLifecycle {
     }
 
     /// The account is called at another address since `left`: what is known of its pairs does not hold there. They stay in
-    /// use. Nothing more is found out about requests that were refused before.
+    /// use, but not a previous one that only an earlier source has returned: it was not configured for it. (With another such
+    /// pair, the account begins anew.) Nothing more is found out about requests that were refused before.
     pub(crate) fn moved(&mut self, left: Instant, now: Instant) {
+        if let Some(previous) = self.previous.take_if(|previous| self.earlier.contains(&previous.slot.version())) {
+            self.retire(previous.slot.version());
+        }
         self.canaries.clear();
         self.caused.clear();
         (self.left, self.confirm) = (Some(left), None);

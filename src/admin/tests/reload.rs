@@ -120,3 +120,19 @@ async fn a_pair_is_not_sent_to_an_address_that_it_was_not_configured_for() {
     assert_eq!(account().check_pair(&pair), Err(NoKey::Moved));
     assert_eq!(first.check_pair(&pair), Ok(()));
 }
+
+/// The first reload changes the source, whose pair is not there yet, and the second one the address.
+#[tokio::test]
+async fn nor_if_the_source_was_changed_before_the_address() {
+    let stage = TestAdmin::usual().await;
+    let account = || stage.gateway.current.load().accounts[0].clone();
+    let pair = account().keys.lease().unwrap();
+    for port in [9, 8] {
+        let text =
+            configuration(&with_token()).replace(":9\"", &format!(":{port}\"")).replace("keys.toml", "other.toml");
+        fs::write(&stage.file, text).unwrap();
+        assert_eq!(stage.post("/reload", "").await.status, 200);
+        assert_eq!(account().keys.lease().is_ok(), port == 9, "at port {port}");
+    }
+    assert_eq!(account().check_pair(&pair), Err(NoKey::Moved));
+}

@@ -36,6 +36,9 @@ impl KeyLifecycle {
         if let Some(pair) = new {
             self.meet(pair, now);
         }
+        if let Some(held) = &self.seen {
+            self.earlier.remove(&held.version());
+        }
         self.reading_ended(began);
     }
 
@@ -99,6 +102,7 @@ impl KeyLifecycle {
     /// Another source: only readings of it decide from now on.
     pub(crate) fn change_source(&mut self, kind: &'static str, ages: bool) {
         self.ages = ages;
+        self.earlier = self.slots().map(|slot| slot.version()).collect();
         self.source = SourceStatus { kind, version: None, fault: None, incomplete: false, ..self.source.clone() };
         self.reading_began = None;
     }

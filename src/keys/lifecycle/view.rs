@@ -20,6 +20,7 @@ impl KeyLifecycle {
     pub(crate) fn snapshot(&self) -> KeySnapshot {
         let previous = self.previous.as_ref().map(|previous| previous.slot.status(Role::Previous));
         let current = self.current.as_ref();
+        let slots = [current, self.candidate.as_ref()];
         let pairs = current.map(|slot| slot.status(Role::Current)).into_iter().chain(previous);
         KeySnapshot {
             refused: self.locked_out,
@@ -31,6 +32,7 @@ impl KeyLifecycle {
             revoked: self.shared.revoked.to_vec(),
             unstored: self.unstored.len(),
             source: self.source.clone(),
+            is_of_earlier_source: slots.into_iter().flatten().any(|slot| self.earlier.contains(&slot.version())),
             content: self.content(),
             restarted: self.restarted,
         }

@@ -206,6 +206,9 @@ impl Gateway {
         left_accounts(&snapshot, &compiled).for_each(|account| account.leave());
         let left = tokio::time::Instant::now();
         keys.changed.iter_mut().for_each(|(_, settings)| settings.moved = settings.moved.map(|_| left));
+        let stay = |old: &Account| compiled.accounts.iter().any(|new| Arc::ptr_eq(&new.keys, &old.keys));
+        let given_up = snapshot.accounts.iter().filter(|account| !stay(account));
+        self.live.revoked.give_up(given_up.map(|account| &account.keys));
         self.current.store(Arc::new(compiled));
         // At once: until then, what is known of the pairs is what the address before has said.
         let sent: Vec<_> = keys.changed.into_iter().map(send_settings(RECONFIGURE_WAIT)).collect();

@@ -210,6 +210,11 @@ impl Keys {
         self.command(|reply| KeyCommand::Revoke { version, named, reply }).await
     }
 
+    /// Revokes a version in these keys, which have no rotation task any more: nothing is written.
+    pub(crate) fn forbid(&self, version: PairVersion) {
+        self.shared.revoked.extend([version]);
+    }
+
     /// Whether a pair of this version is held, in use or not.
     pub(crate) fn holds(&self, version: PairVersion) -> bool {
         self.live.load().pairs.iter().any(|pair| pair.version == version)

@@ -177,8 +177,8 @@ pub(super) async fn revoke(
     })))
 }
 
-/// Revokes a version in all accounts, since each may come to hold the pair: also in those that a reload adds meanwhile.
-/// `None`: the task of one of the `owners` has ended.
+/// Revokes a version in all accounts, since each may come to hold the pair: also in those that a reload adds meanwhile, and
+/// for requests of those that it has removed. `None`: the task of one of the `owners` has ended.
 async fn revoke_everywhere(state: &AdminState, owners: &[Arc<Account>], version: PairVersion) -> Option<Revocation> {
     let owns = |account: &Arc<Account>| owners.iter().any(|owner| owner.name == account.name);
     let (mut told, mut all) = (BTreeSet::new(), Revocation { known: false, stored: Ok(()) });
@@ -187,6 +187,7 @@ async fn revoke_everywhere(state: &AdminState, owners: &[Arc<Account>], version:
         accounts.extend(owners.iter().cloned());
         accounts.retain(|account| told.insert(Arc::as_ptr(&account.keys).addr()));
         if accounts.is_empty() {
+            state.admin.gateway.live.revoked.tell_given_up(version);
             return Some(all);
         }
         let mut running = JoinSet::new();

@@ -170,6 +170,10 @@ impl TestAdmin {
         let (gateway, keepers) = Gateway::new(config, Some(file.clone()), live).unwrap();
         let verdict = set.verdict.unwrap_or(Verdict::Undecided);
         let canary = move |_: Lease| async move { verdict };
+        let runtime = tokio::runtime::Handle::current();
+        gateway.adopt_with(Box::new(move |keepers| {
+            keepers.into_iter().for_each(|(_, keeper)| drop(runtime.spawn(rotation::keep(keeper, canary))));
+        }));
         for (account, keeper) in keepers {
             if set.unread == Some(&account.name) {
                 continue;

@@ -1,14 +1,18 @@
 //! Revoked versions of key pairs: never used again, not even after a restart or in another account.
 //!
 //! Kept in the state store, by account, but they hold for all of them: an account may get another name. A version counts as revoked as soon as writing it begins; the account's
-//! rotation task, the only one to write, waits for the disk and repeats what fails.
+//! rotation task, the only one to write, waits for the disk and repeats what fails. Keys that a reload has given up have no
+//! task any more, but requests that began before it may still sign with them: they are told by [`Revoked::tell_given_up`].
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Weak},
+};
 
 use parking_lot::Mutex;
 
 use crate::{
-    keys::{PairVersion, RevocationStore, StoreRevocation},
+    keys::{Keys, PairVersion, RevocationStore, StoreRevocation},
     store::{Store, StoreError, StoreTable, StoredRow, WriteBatch},
 };
 
@@ -18,6 +22,8 @@ const REVOKED: StoreTable<RevokedRow> = StoreTable::new("keys.revoked");
 pub struct Revoked {
     store: Store,
     known: Mutex<BTreeSet<(String, PairVersion)>>,
+    /// Keys that a reload has given up and that requests may still sign with.
+    given_up: Mutex<Vec<Weak<Keys>>>,
 }
 
 impl Revoked {
@@ -28,13 +34,25 @@ impl Revoked {
     pub async fn open(store: Store) -> Result<Self, StoreError> {
         let loaded = store.load(&REVOKED).await?;
         let known = loaded.rows.into_iter().map(|loaded| (loaded.row.account, loaded.row.version)).collect();
-        Ok(Revoked { store, known: Mutex::new(known) })
+        Ok(Revoked { store, known: Mutex::new(known), given_up: Mutex::default() })
     }
 
     /// The versions that were revoked in any account.
     pub fn versions(&self) -> Vec<PairVersion> {
         let versions: BTreeSet<_> = self.known.lock().iter().map(|(_, version)| *version).collect();
         versions.into_iter().collect()
+    }
+
+    /// Notes that a reload gives up these keys. To be called before it takes effect.
+    pub(super) fn give_up<'k>(&self, keys: impl Iterator<Item = &'k Arc<Keys>>) {
+        let mut given_up = self.given_up.lock();
+        given_up.retain(|keys| keys.strong_count() > 0);
+        given_up.extend(keys.map(Arc::downgrade));
+    }
+
+    /// Revokes a version in the keys that reloads have given up. Takes effect before it returns.
+    pub(crate) fn tell_given_up(&self, version: PairVersion) {
+        self.given_up.lock().iter().filter_map(Weak::upgrade).for_each(|keys| keys.forbid(version));
     }
 
     /// Revokes a version; completes when that is on disk.

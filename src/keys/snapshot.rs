@@ -39,7 +39,12 @@ impl KeySnapshot {
     /// The pair to sign with.
     pub(super) fn usable(&self) -> Result<&Arc<LoadedPair>, NoKey> {
         let refused = NoKey::Refused { next_canary: self.next_canary };
-        let current = self.current.as_ref().ok_or(if self.refused { refused } else { NoKey::None })?;
+        // The rotation task may not have replaced it yet, or have ended.
+        let current = self.current.as_ref().filter(|pair| !pair.is_revoked()).ok_or(if self.refused {
+            refused
+        } else {
+            NoKey::None
+        })?;
         match self.stale_at {
             Some(at) if Instant::now() >= at => Err(NoKey::TooOld),
             _ => Ok(current),

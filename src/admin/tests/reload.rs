@@ -136,3 +136,19 @@ async fn nor_if_the_source_was_changed_before_the_address() {
     }
     assert_eq!(account().check_pair(&pair), Err(NoKey::Moved));
 }
+
+/// A request of the earlier address may still wait for its turn: it has the keys of before.
+#[tokio::test]
+async fn a_version_is_revoked_for_requests_that_began_before_the_account_began_anew_too() {
+    let stage = TestAdmin::usual().await;
+    let account = || stage.gateway.current.load().accounts[0].clone();
+    let (first, pair) = (account(), account().keys.lease().unwrap());
+    let text = configuration(&with_token()).replace(":9\"", ":8\"").replace("keys.toml", "other.toml");
+    fs::write(&stage.file, text).unwrap();
+    assert_eq!(stage.post("/reload", "").await.status, 200);
+    assert!(!first.keys.lease().unwrap().is_revoked());
+    let revoke = format!(r#"{{"version": "{}"}}"#, pair.version());
+    assert_eq!(stage.post("/keys/revoke", &revoke).await.status, 200);
+    assert!(pair.is_revoked());
+    assert_eq!(first.keys.lease().unwrap_err(), NoKey::None);
+}

@@ -38,7 +38,7 @@ where
     C: Fn(Lease) -> F + Send + Sync + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    keeper.life.restore_revoked(keeper.revocations.load());
+    keeper.life.restore_revoked(keeper.revocations.load(), keeper.revocations.unstored());
     let mut waits = Backoff::new(FIRST_WAIT, MAX_WAIT);
     loop {
         let began = Instant::now();

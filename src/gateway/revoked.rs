@@ -22,6 +22,8 @@ const REVOKED: StoreTable<RevokedRow> = StoreTable::new("keys.revoked");
 pub struct Revoked {
     store: Store,
     known: Mutex<BTreeSet<(String, PairVersion)>>,
+    /// Those that are not on disk yet, or not known to be.
+    unstored: Mutex<BTreeSet<PairVersion>>,
     /// Keys that a reload has given up and that requests may still sign with.
     given_up: Mutex<Vec<Weak<Keys>>>,
 }
@@ -34,7 +36,8 @@ impl Revoked {
     pub async fn open(store: Store) -> Result<Self, StoreError> {
         let loaded = store.load(&REVOKED).await?;
         let known = loaded.rows.into_iter().map(|loaded| (loaded.row.account, loaded.row.version)).collect();
-        Ok(Revoked { store, known: Mutex::new(known), given_up: Mutex::default() })
+        let known = Mutex::new(known);
+        Ok(Revoked { store, known, unstored: Mutex::default(), given_up: Mutex::default() })
     }
 
     /// The versions that were revoked in any account.
@@ -56,12 +59,22 @@ impl Revoked {
     }
 
     /// Revokes a version; completes when that is on disk.
-    fn add(&self, account: &str, version: PairVersion) -> impl Future<Output = Result<(), StoreError>> + use<> {
+    fn add(
+        self: &Arc<Self>,
+        account: &str,
+        version: PairVersion,
+    ) -> impl Future<Output = Result<(), StoreError>> + use<> {
         self.known.lock().insert((account.to_owned(), version));
+        self.unstored.lock().insert(version);
         let row = RevokedRow { account: account.to_owned(), version };
         let mut batch = WriteBatch::default();
         batch.put(&REVOKED, &row.encode(), &row);
-        self.store.write(batch)
+        let (revoked, written) = (self.clone(), self.store.write(batch));
+        async move {
+            written.await?;
+            revoked.unstored.lock().remove(&version);
+            Ok(())
+        }
     }
 }
 
@@ -80,6 +93,10 @@ impl AccountRevocations {
 impl RevocationStore for AccountRevocations {
     fn load(&self) -> Vec<PairVersion> {
         self.revoked.versions()
+    }
+
+    fn unstored(&self) -> Vec<PairVersion> {
+        self.revoked.unstored.lock().iter().copied().collect()
     }
 
     fn store(&self, version: PairVersion) -> StoreRevocation {
@@ -117,7 +134,12 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         let revoked = Revoked::open(store.clone()).await.unwrap();
         let revoked = Arc::new(revoked);
-        AccountRevocations::new("main", &revoked).store(version).await.unwrap();
+        let main = AccountRevocations::new("main", &revoked);
+        // The task that has begun it is ended.
+        drop(main.store(version));
+        assert_eq!((main.load(), main.unstored()), (vec![version], vec![version]));
+        main.store(version).await.unwrap();
+        assert_eq!((main.load(), main.unstored()), (vec![version], vec![]));
         assert_eq!(AccountRevocations::new("renamed", &revoked).load(), [version]);
         store.close().await;
         let store = Store::open(folder.path()).unwrap();

@@ -15,6 +15,9 @@ pub trait RevocationStore: Send + Sync {
     /// pair, and a pair may be loaded for an account of another name.
     fn load(&self) -> Vec<PairVersion>;
 
+    /// Those of them that are not on disk yet: nobody writes them any more if the rotation task that was told has ended.
+    fn unstored(&self) -> Vec<PairVersion>;
+
     /// Writes a revoked version to the disk.
     fn store(&self, version: PairVersion) -> StoreRevocation;
 }

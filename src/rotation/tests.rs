@@ -19,18 +19,23 @@ use crate::{
 struct TestDisk {
     broken: Mutex<bool>,
     stored: Mutex<Vec<PairVersion>>,
+    unstored: Mutex<Vec<PairVersion>>,
 }
 
 impl RevocationStore for TestDisk {
     fn load(&self) -> Vec<PairVersion> {
-        self.stored.lock().clone()
+        [self.stored.lock().clone(), self.unstored.lock().clone()].concat()
+    }
+
+    fn unstored(&self) -> Vec<PairVersion> {
+        self.unstored.lock().clone()
     }
 
     fn store(&self, version: PairVersion) -> StoreRevocation {
         let result = if *self.broken.lock() { Err("no space left".to_owned()) } else { Ok(()) };
-        if result.is_ok() {
-            self.stored.lock().push(version);
-        }
+        self.unstored.lock().retain(|unstored| *unstored != version);
+        let written = if result.is_ok() { &self.stored } else { &self.unstored };
+        written.lock().push(version);
         Box::pin(async move { result })
     }
 }
@@ -867,6 +872,25 @@ mod commands {
         world.pass(40_000).await;
         assert_eq!((world.keys.status().unstored, world.disk.stored.lock().clone()), (0, vec![version]));
         assert_eq!(world.keys.revoke(version, true).await.unwrap().stored, Ok(()));
+    }
+
+    /// The account begins anew while it is not stored yet.
+    #[tokio::test(start_paused = true)]
+    async fn a_revocation_that_is_not_stored_is_written_by_the_task_after_the_one_that_was_told() {
+        let world = World::new().await;
+        let version = world.version();
+        *world.disk.broken.lock() = true;
+        assert!(world.keys.revoke(version, true).await.unwrap().stored.is_err());
+        world.task.abort();
+        let (keys, keeper) =
+            Keys::open(&account(world.folder.path(), |_| {}), None, world.disk.clone(), Box::new(|_| {})).unwrap();
+        let task = tokio::spawn(keep(keeper, |_| async { Verdict::Verified }));
+        world.pass(100).await;
+        assert_eq!((keys.lease().unwrap_err(), keys.status().unstored), (NoKey::None, 1));
+        *world.disk.broken.lock() = false;
+        world.pass(40_000).await;
+        assert_eq!((keys.status().unstored, world.disk.stored.lock().clone()), (0, vec![version]));
+        task.abort();
     }
 
     #[tokio::test(start_paused = true)]

@@ -35,9 +35,10 @@ impl KeyLifecycle {
         known
     }
 
-    /// Revokes versions that were revoked before, in this account or another one.
-    pub(crate) fn restore_revoked(&mut self, versions: impl IntoIterator<Item = PairVersion>) {
+    /// Revokes versions that were revoked before, in this account or another one. `unstored`: those that are not on disk yet.
+    pub(crate) fn restore_revoked(&mut self, versions: Vec<PairVersion>, unstored: Vec<PairVersion>) {
         self.shared.revoked.extend(versions);
+        self.unstored.extend(unstored);
     }
 
     pub(crate) fn has_revoked(&self, version: PairVersion) -> bool {

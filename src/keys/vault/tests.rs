@@ -612,6 +612,10 @@ mod serves {
             Vec::new()
         }
 
+        fn unstored(&self) -> Vec<PairVersion> {
+            Vec::new()
+        }
+
         fn store(&self, _: PairVersion) -> StoreRevocation {
             Box::pin(async { Ok(()) })
         }

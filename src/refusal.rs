@@ -48,6 +48,8 @@ pub struct Refusal {
     may_succeed: bool,
     /// The service that asked holds too much memory.
     memory_share_used: bool,
+    /// Fastrac has received the request and executed nothing.
+    nothing_executed: bool,
     advice: Advice,
 }
 
@@ -86,6 +88,7 @@ impl Refusal {
             outcome,
             may_succeed,
             memory_share_used: false,
+            nothing_executed: code == Code::KeysRejected,
             advice: Advice::Said,
         }
     }
@@ -260,7 +263,7 @@ impl Refusal {
     pub(crate) fn key_undecided() -> Self {
         let message = "Fastrac refused the account's key pair, and the time was up before another was found; nothing was \
                        executed; try again";
-        Refusal::new(Code::UpstreamTimeout, message)
+        Refusal { nothing_executed: true, ..Refusal::new(Code::UpstreamTimeout, message) }
     }
 
     /// The order journal did not respond in time.
@@ -277,7 +280,7 @@ impl Refusal {
 
     /// `error.retry`: what a client may do (contract, section 6).
     fn retry(&self, sent: Sent, repeat: RepeatRule) -> &'static str {
-        let may_be_executed = sent != Sent::No && self.code != Code::KeysRejected;
+        let may_be_executed = sent != Sent::No && !self.nothing_executed;
         match (self.code, repeat) {
             (Code::OrderUnknown, _) => "ask",
             (_, RepeatRule::Keyed) if may_be_executed => "same_key",

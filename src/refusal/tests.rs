@@ -202,6 +202,9 @@ fn every_message_says_what_to_do_next() {
                 let told = message(refusal, sent, repeat);
                 assert!(STEPS.iter().any(|step| told.contains(step)), "{told}");
             }
+            let retry = refusal.retry(Sent::Yes, repeat);
+            let is_doubted = ["ask", "same_key"].contains(&retry);
+            assert!(!is_doubted || !refusal.message.contains("nothing was executed"), "{retry}: {refusal:?}");
         }
     }
     let timeout = Refusal::from(Failure::Timeout);

@@ -261,7 +261,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.record.as_ref().is_some_and(|record| !record.has_head()) {
+        if let Some(record) = self.record.as_mut().filter(|record| !record.has_head()) {
+            // The caller has left before its response.
+            record.cache = self.fetched_as.and_then(CacheStatusHeader::result);
             self.take_attempts(Instant::now());
         } else if self.streamed {
             self.take_received();

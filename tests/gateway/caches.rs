@@ -259,6 +259,7 @@ fn a_fill_outlives_the_caller_that_started_it() {
     assert_eq!(gateway.send(request).outcome(), "hit");
     let line = gateway.line("caller-leaves");
     assert_eq!((&line["outcome"], &line["sent"]), (&"client_gone".into(), &"unknown".into()));
+    assert_eq!(line["cache"], "miss");
 }
 
 #[test]

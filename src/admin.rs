@@ -34,17 +34,9 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    middleware::{from_fn, from_fn_with_state},
-    routing::{get, post},
-};
-use tokio_util::task::TaskTracker;
-
 pub use self::{
     audit::{Audit, AuditError},
-    server::serve,
+    server::{AdminListener, serve},
 };
 use crate::{
     edge::{Drain, connection_limit::ConnectionLimit, heartbeat::Heartbeat},
@@ -52,6 +44,12 @@ use crate::{
     reconcile::Reconciler,
     store::Store,
     warm::Warmer,
+};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware::{from_fn, from_fn_with_state},
+    routing::{get, post},
 };
 
 /// Maximum size of a request body, in bytes. Real ones have about a hundred.
@@ -79,8 +77,6 @@ struct AdminState {
     admin: Admin,
     throttle: guard::TokenThrottle,
     texts: scrape::KeptTexts,
-    /// Commands in progress.
-    tasks: TaskTracker,
     started_at: SystemTime,
     started: Instant,
 }
@@ -91,7 +87,6 @@ pub fn router(admin: Admin) -> Router {
         admin,
         throttle: guard::TokenThrottle::default(),
         texts: scrape::KeptTexts::default(),
-        tasks: TaskTracker::new(),
         started_at: SystemTime::now(),
         started: Instant::now(),
     });

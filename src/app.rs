@@ -27,7 +27,7 @@ use std::{
 use tokio::{net::TcpListener, runtime::Runtime, sync::Semaphore, task::JoinHandle};
 
 use crate::{
-    admin::{self, Admin, Audit, AuditError},
+    admin::{self, Admin, AdminListener, Audit, AuditError},
     cache::snapshot_file::SnapshotFile,
     config::{Config, LogTarget},
     connector::Connector,
@@ -235,7 +235,9 @@ impl App {
             reconciler,
             warmer: warmer.clone(),
         };
-        control.spawn(admin::serve(sockets.admin, operators, drain.cut.clone(), tls.admin.clone()));
+        let listener =
+            AdminListener { socket: sockets.admin, inherited: sockets.admin_inherited, tls: tls.admin.clone() };
+        control.spawn(drain.admin_tasks.track_future(admin::serve(listener, operators)));
         control.spawn(check_heartbeats(heartbeats));
         control.spawn(gateway.live.orders.clone().keep_time());
         control.spawn(gateway.live.orders.clone().keep_archive());

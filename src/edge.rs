@@ -39,12 +39,16 @@ pub struct Drain {
     pub closing: Arc<AtomicBool>,
     /// Listeners close; connections end after the requests in progress.
     pub stop: CancellationToken,
+    /// The admin port closes: until nothing else is in progress, it answers health checks and takes commands.
+    pub stop_admin: CancellationToken,
     /// What is still in progress is cut off.
     pub cut: CancellationToken,
     /// Everything that must end before the process does: accept loops, connections from accept to close, and tasks of
     /// the path (orders, fills). Each holds its place until it has handed on what it holds, so that there is no instant
     /// at which nothing is counted although something is left.
     pub tasks: TaskTracker,
+    /// The same of the admin port: its accept loop, connections and commands.
+    pub admin_tasks: TaskTracker,
 }
 
 impl Drain {

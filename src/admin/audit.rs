@@ -103,7 +103,7 @@ pub(super) struct AuditLine<'a> {
     pub(super) token: Option<&'a str>,
     pub(super) peer: Option<IpAddr>,
     pub(super) action: &'static str,
-    /// `done` or `refused`.
+    /// `done`, `refused`, or `unknown` if a command was cut off by a stop or has panicked.
     pub(super) result: &'static str,
     pub(super) status: u16,
     /// Whether a token was compared, and not only refused because there were too many.

@@ -86,6 +86,12 @@ impl OpenConnection {
         self.close.cancelled().await;
     }
 
+    /// Whether it has had no request so far.
+    pub(super) fn is_unused(&self) -> bool {
+        let table = self.connections.0.lock();
+        table.open.iter().any(|entry| entry.id == self.id && matches!(entry.state, EntryState::New(_)))
+    }
+
     /// Begins a request. `None`: there are too many; a health check is never refused.
     pub(super) fn begin(self: &Arc<Self>, health: bool) -> Option<RequestInProgress> {
         let mut table = self.connections.0.lock();

@@ -7,7 +7,8 @@
 //! meets the throttle: only requests with a wrong one are passed to it. The rules are read from the configuration
 //! in force at each request. Every request that is checked is counted, and those that change something or have a
 //! wrong token are a line of the audit log; a request of an allowed client runs in a task of its own, so that both
-//! happen even if the client leaves.
+//! happen even if the client leaves. A stop waits for these tasks as long as the drain lasts; what it then cuts off, or a
+//! panic, is recorded too, with a result that is `unknown`.
 
 use std::{
     convert::Infallible,
@@ -88,39 +89,55 @@ pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request
     }
     let access = authorize(&state.admin.gateway.in_force.load().config.admin, state.admin.address.ip(), &request);
     let wrong_token = matches!(access, Access::WrongToken | Access::WrongRole { .. });
-    let entry = AuditEntry {
+    let mut entry = AuditEntry {
+        state: state.clone(),
         action: action(path),
         audited: wrong_token || !reads(&request),
         wrong_token,
         peer: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical()),
+        token: None,
         subject: AuditSubject::default(),
+        progress: CommandProgress::Received,
     };
-    let (token, response) = match access {
-        Access::Open => (None, next.run(request).await),
-        Access::Granted(token) => match whole(request).await {
-            Ok(mut request) => {
-                request.extensions_mut().insert(TokenName(token.clone()));
-                request.extensions_mut().insert(entry.subject.clone());
-                let recorder = state.clone();
-                let run = state.tasks.spawn(async move {
-                    let response = next.run(request).await;
-                    entry.record(&recorder, Some(&token), response.status());
-                    response
-                });
-                return run.await.unwrap_or_else(|_| AdminError::internal().into_response());
+    let response = match access {
+        Access::Open => next.run(request).await,
+        Access::Granted(token) => {
+            entry.token = Some(token.clone());
+            let drain = &state.admin.drain;
+            match drain.cut.run_until_cancelled(whole(request)).await {
+                Some(Ok(mut request)) => {
+                    request.extensions_mut().insert(TokenName(token));
+                    request.extensions_mut().insert(entry.subject.clone());
+                    entry.progress = CommandProgress::Begun;
+                    let run = drain.admin_tasks.spawn(async move {
+                        let response = next.run(request).await;
+                        entry.record(response.status());
+                        response
+                    });
+                    let Some(done) = drain.cut.run_until_cancelled(run).await else { return cut_off().into_response() };
+                    return done.unwrap_or_else(|_| AdminError::internal().into_response());
+                }
+                Some(Err(error)) => error.into_response(),
+                None => cut_off().into_response(),
             }
-            Err(error) => (Some(token), error.into_response()),
-        },
-        Access::WrongToken => (None, state.throttle.answer(request, entry.peer).await),
-        Access::WrongRole { token } => {
-            let message = "the role of this token is \"read\": it may change nothing";
-            let error = AdminError::new(StatusCode::FORBIDDEN, "token.role", message);
-            (Some(token), error.into_response())
         }
-        Access::Refused(error) => (None, error.into_response()),
+        Access::WrongToken => state.throttle.answer(request, entry.peer).await,
+        Access::WrongRole { token } => {
+            entry.token = Some(token);
+            let message = "the role of this token is \"read\": it may change nothing";
+            AdminError::new(StatusCode::FORBIDDEN, "token.role", message).into_response()
+        }
+        Access::Refused(error) => error.into_response(),
     };
-    entry.record(&state, token.as_deref(), response.status());
+    entry.record(response.status());
     response
+}
+
+/// The response to a request that the end of the drain has cut off.
+fn cut_off() -> AdminError {
+    let message = "the gateway stops and waits no longer; the command may have taken effect: its line in the audit log, of \
+                   the result `unknown` if that was not known in time, says what it acted on";
+    AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "admin.draining", message)
 }
 
 /// The request with its whole body: a client that sends it slowly is waited for here, not in the request's task.
@@ -138,24 +155,42 @@ fn action(path: &str) -> &'static str {
     known.map_or(if is_order { "orders_show" } else { OTHER_ACTION }, |(_, action)| *action)
 }
 
-/// What is recorded of a request.
+/// What is recorded of a request: once, however it ends.
 struct AuditEntry {
+    state: Arc<AdminState>,
     action: &'static str,
     /// Whether it is a line of the audit log.
     audited: bool,
     wrong_token: bool,
     peer: Option<IpAddr>,
+    /// Name of its token, if that is right.
+    token: Option<String>,
     /// Filled in by the command.
     subject: AuditSubject,
+    progress: CommandProgress,
+}
+
+/// How far a request has come.
+#[derive(Clone, Copy)]
+enum CommandProgress {
+    /// It has done nothing.
+    Received,
+    /// The command has begun.
+    Begun,
+    Recorded,
 }
 
 impl AuditEntry {
-    fn record(&self, state: &AdminState, token: Option<&str>, status: StatusCode) {
-        let result = if status.is_success() { "done" } else { "refused" };
-        state.admin.gateway.live.metrics.admin_request(self.action, result);
+    fn record(mut self, status: StatusCode) {
+        self.write(if status.is_success() { "done" } else { "refused" }, status);
+    }
+
+    fn write(&mut self, result: &'static str, status: StatusCode) {
+        self.progress = CommandProgress::Recorded;
+        self.state.admin.gateway.live.metrics.admin_request(self.action, result);
         if self.audited {
-            state.admin.audit.write(AuditLine {
-                token,
+            self.state.admin.audit.write(AuditLine {
+                token: self.token.as_deref(),
                 peer: self.peer,
                 action: self.action,
                 result,
@@ -163,6 +198,21 @@ impl AuditEntry {
                 compared: self.wrong_token && status == StatusCode::UNAUTHORIZED,
                 subject: self.subject.take(),
             });
+        }
+    }
+}
+
+impl Drop for AuditEntry {
+    fn drop(&mut self) {
+        match self.progress {
+            CommandProgress::Recorded => {}
+            // The client has left before its request was complete.
+            CommandProgress::Received => self.write("refused", StatusCode::BAD_REQUEST),
+            CommandProgress::Begun if std::thread::panicking() => {
+                self.write("unknown", StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            // The runtime has ended.
+            CommandProgress::Begun => self.write("unknown", StatusCode::SERVICE_UNAVAILABLE),
         }
     }
 }

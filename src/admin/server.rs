@@ -5,14 +5,22 @@
 //! which also ends a connection that is idle for so long), a response is made within
 //! `error::REQUEST_TIMEOUT`, and a connection ends after [`MAX_AGE`] whatever it does, so that a client
 //! that does not read cannot keep a response in memory.
+//!
+//! A stop answers every request whose head was read, and what was in the backlog; it does not wait for a connection
+//! without a request, and cuts off what is still in progress when the drain does.
 
-use std::{net::SocketAddr, net::TcpListener as StdListener, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
     body::Body,
     extract::ConnectInfo,
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header::CONNECTION},
     response::{IntoResponse as _, Response},
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -22,7 +30,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use super::{
@@ -32,8 +39,11 @@ use super::{
     guard, router,
 };
 use crate::edge::{
+    Drain,
+    connection::FIRST_REQUEST,
     linger,
-    tls::{self, HandshakeResult, TLS_REQUIRED},
+    listener::close,
+    tls::{HandshakeResult, TLS_REQUIRED, TlsListener},
 };
 
 /// Maximum size of a request head, in bytes.
@@ -46,50 +56,56 @@ const HEAD: Duration = Duration::from_secs(10);
 pub(super) const MAX_AGE: Duration = Duration::from_secs(120);
 /// How long the request in progress may still take after that.
 pub(super) const GRACE: Duration = Duration::from_secs(REQUEST_TIMEOUT.as_secs() + 5);
-/// How long the request in progress may still take when the process ends.
-const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How long a connection may still take for its last response when the drain cuts off what is in progress.
+const CUT_GRACE: Duration = Duration::from_millis(250);
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `stop`, then ends what is in progress within a second. `listener` must be non-blocking.
-pub async fn serve(listener: StdListener, admin: Admin, stop: CancellationToken, tls: Option<Arc<tls::TlsListener>>) {
-    let listener = match TcpListener::from_std(listener) {
+/// A socket that listens, without blocking.
+pub struct AdminListener {
+    pub socket: StdListener,
+    /// systemd holds it: what waits in its backlog is left to the next process.
+    pub inherited: bool,
+    /// `None`: cleartext.
+    pub tls: Option<Arc<TlsListener>>,
+}
+
+/// Serves until the drain stops it. What has arrived by then is answered: connections and commands are among the drain's
+/// `admin_tasks`.
+pub async fn serve(AdminListener { socket, inherited, tls }: AdminListener, admin: Admin) {
+    let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the admin socket could not be used"),
     };
-    let template = AdminConnection { router: router(admin), tls, stop };
+    let drain = admin.drain.clone();
+    let template = AdminConnection { router: router(admin), tls, drain: drain.clone() };
     let connections = Connections::default();
-    let tasks = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            () = template.stop.cancelled() => break,
-            accepted = accept(&listener) => accepted,
-        };
-        let Some((socket, peer)) = accepted else {
-            sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
+    let open = |socket: TcpStream| {
+        // An error: its client has left.
+        let Ok(peer) = socket.peer_addr() else { return };
         let (connection, place) = (template.clone(), Arc::new(connections.admit(peer.ip())));
-        tasks.spawn(async move {
+        drain.admin_tasks.spawn(async move {
             tokio::select! {
                 () = connection.open(socket, peer, place.clone()) => {}
                 () = place.closed() => {}
             }
         });
-    }
-    drop(listener);
-    tasks.close();
-    // Connections end by themselves at `stop`; the timeout is for one whose task does not get to run.
-    let _ = timeout(STOP_GRACE + ACCEPT_PAUSE, tasks.wait()).await;
-}
-
-async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    match listener.accept().await {
-        Ok(accepted) => Some(accepted),
-        Err(error) => {
-            tracing::warn!(%error, "a connection to the admin port could not be accepted");
-            None
+    };
+    loop {
+        let accepted = tokio::select! {
+            () = drain.stop_admin.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, _)) => open(socket),
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the admin port could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
         }
+    }
+    if !inherited {
+        close(listener, |socket| socket.and_then(TcpStream::from_std).into_iter().for_each(open)).await;
     }
 }
 
@@ -97,23 +113,27 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
 #[derive(Clone)]
 pub(super) struct AdminConnection {
     pub(super) router: Router,
-    pub(super) tls: Option<Arc<tls::TlsListener>>,
-    pub(super) stop: CancellationToken,
+    pub(super) tls: Option<Arc<TlsListener>>,
+    pub(super) drain: Drain,
 }
 
 impl AdminConnection {
     async fn open(self, socket: TcpStream, peer: SocketAddr, place: Arc<OpenConnection>) {
         // Responses are small and are written at once.
         let _ = socket.set_nodelay(true);
-        match self.tls.clone() {
-            None => self.serve(socket, peer, place).await,
-            Some(tls) => match tls.handshake(socket, HANDSHAKE).await {
-                HandshakeResult::Tls(socket) => self.serve(socket, peer, place).await,
-                HandshakeResult::Cleartext(socket) => {
-                    self.stop.run_until_cancelled(linger::respond(socket, tls_required().as_bytes())).await;
-                }
-                HandshakeResult::Failed => {}
-            },
+        let Some(tls) = self.tls.clone() else { return self.serve(socket, peer, place).await };
+        let handshake = tokio::select! {
+            handshake = tls.handshake(socket, HANDSHAKE) => handshake,
+            () = self.stopped_for(FIRST_REQUEST) => return,
+        };
+        match handshake {
+            HandshakeResult::Tls(socket) => self.serve(socket, peer, place).await,
+            HandshakeResult::Cleartext(socket) => {
+                let refusal = tls_required();
+                let respond = linger::respond(socket, refusal.as_bytes());
+                self.drain.stop_admin.run_until_cancelled(respond).await;
+            }
+            HandshakeResult::Failed => {}
         }
     }
 
@@ -121,31 +141,61 @@ impl AdminConnection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let AdminConnection { router, stop, .. } = self;
+        let (router, drain, own) = (self.router.clone(), self.drain.clone(), place.clone());
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
-            let begun = place.begin(guard::is_health(request.uri().path()));
-            let response = router.clone().oneshot(request);
+            let begun = own.begin(guard::is_health(request.uri().path()));
+            let (response, drain) = (router.clone().oneshot(request), drain.clone());
             async move {
-                let Some(_in_progress) = begun else { return Ok(too_many()) };
-                response.await
+                let mut response = match begun {
+                    Some(_in_progress) => response.await?,
+                    None => too_many(),
+                };
+                if drain.begun() {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
             }
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(io), service));
-        let grace = tokio::select! {
+        tokio::select! {
+            biased;
             // An error here is the client's: nothing to report.
             _ = connection.as_mut() => return,
-            () = stop.cancelled() => STOP_GRACE,
-            () = sleep(MAX_AGE) => GRACE,
-        };
+            () = self.drain.stop_admin.cancelled() => {}
+            () = sleep(MAX_AGE) => {}
+        }
+        // A first request may have arrived without having been read: it was in the backlog.
+        if place.is_unused() {
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = sleep(FIRST_REQUEST) => {}
+                () = self.cut_off() => {}
+            }
+            if place.is_unused() {
+                return;
+            }
+        }
         connection.as_mut().graceful_shutdown();
         tokio::select! {
-            _ = timeout(grace, connection.as_mut()) => {}
-            () = async { stop.cancelled().await; sleep(STOP_GRACE).await } => {}
+            _ = timeout(GRACE, connection.as_mut()) => {}
+            () = self.cut_off() => {}
         }
+    }
+
+    /// Returns when the admin port has been stopped for so long.
+    async fn stopped_for(&self, time: Duration) {
+        self.drain.stop_admin.cancelled().await;
+        sleep(time).await;
+    }
+
+    /// Returns when the last response must be written.
+    async fn cut_off(&self) {
+        self.drain.cut.cancelled().await;
+        sleep(CUT_GRACE).await;
     }
 }
 

@@ -24,7 +24,6 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
@@ -82,12 +81,12 @@ struct TestAdmin {
     store: Store,
     file: PathBuf,
     folder: tempfile::TempDir,
-    stop: CancellationToken,
 }
 
 impl Drop for TestAdmin {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.drain.stop_admin.cancel();
+        self.drain.cut.cancel();
     }
 }
 
@@ -186,11 +185,11 @@ impl TestAdmin {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
         let bound = SocketAddr::new(set.bound, address.port());
         let heartbeat = Heartbeat::new("data-0".to_owned());
-        let stage = TestAdmin { address, bound, gateway, audit, drain, heartbeat, store, file, folder, stop };
-        tokio::spawn(serve(listener, stage.admin(), stage.stop.clone(), admin_tls));
+        let stage = TestAdmin { address, bound, gateway, audit, drain, heartbeat, store, file, folder };
+        let listener = AdminListener { socket: listener, inherited: false, tls: admin_tls };
+        tokio::spawn(serve(listener, stage.admin()));
         stage
     }
 

@@ -16,6 +16,8 @@ pub struct Sockets {
     /// Whether `data` was inherited from systemd.
     pub inherited: bool,
     pub admin: TcpListener,
+    /// Whether `admin` was.
+    pub admin_inherited: bool,
 }
 
 impl Sockets {
@@ -30,8 +32,9 @@ impl Sockets {
         if !inherited {
             data = listen.data.iter().map(|address| bind("data", *address)).collect::<Result<_, _>>()?;
         }
+        let admin_inherited = !admin.is_empty();
         let admin = admin.pop().map_or_else(|| bind("admin", listen.admin), Ok)?;
-        Ok(Sockets { data, inherited, admin })
+        Ok(Sockets { data, inherited, admin, admin_inherited })
     }
 
     /// The addresses bound.

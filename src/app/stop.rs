@@ -1,5 +1,6 @@
 //! The shutdown: drains, cuts off what is left, and closes everything, in bounded time.
 //!
+//! Callers come first; the admin port is drained after them, so that health is answered as long as anything is in progress.
 //! What always holds: the shutdown ends within `limits.drain` of its beginning, or [`CLOSING`] after it cut something
 //! off, whatever hangs: a disk, a name lookup, a thread; and [`SNAPSHOT_CLOSING`] after the drain if only the cache's
 //! snapshot does. What could not be ended is named in the log and left to the end of the process. Never fails.
@@ -16,6 +17,9 @@ pub const CLOSING: Duration = Duration::from_secs(2);
 
 /// How long the exchange log may take to write its last lines, at most.
 const LOG_CLOSING: Duration = Duration::from_secs(5);
+
+/// How long the audit log may take for its last lines, at most.
+const AUDIT_CLOSING: Duration = Duration::from_millis(500);
 
 /// How long the last snapshot of the cache may take, at most. What was used most comes first, and the snapshot before stays
 /// if there is no time for this one.
@@ -45,15 +49,22 @@ impl App {
                 let left = drain.tasks.len();
                 tracing::warn!(left, "connections and orders are still in progress and are cut off");
             }
+            drain.stop_admin.cancel();
+            drain.admin_tasks.close();
+            let _ = timeout_at(cut_off, drain.admin_tasks.wait()).await;
             drain.cut.cancel();
 
-            let end_by = Instant::now() + CLOSING / 2;
+            let (admin_by, end_by) = (Instant::now() + CLOSING / 4, Instant::now() + CLOSING / 2);
+            if timeout_at(admin_by, drain.admin_tasks.wait()).await.is_err() {
+                let left = drain.admin_tasks.len();
+                tracing::warn!(left, "commands of the admin port are still in progress and are cut off");
+            }
             for (ended, heartbeat) in ended {
                 bounded(end_by, heartbeat.name(), ended).await;
             }
         });
         gateway.live.orders.write_time();
-        let close_by = cut_off.max(Instant::now() + CLOSING);
+        let close_by = cut_off.max(Instant::now() + CLOSING).min(cut_off + CLOSING);
         // Before anything is counted for the last time: calls of the gateway's own that are in progress are dropped with the
         // runtime, and then count as sent or as never sent. Files that are being read or written may delay that.
         control.shutdown_timeout(CLOSING / 4);
@@ -79,12 +90,13 @@ impl App {
             let orders = gateway.live.orders.clone();
             let withdrawn = on_thread("orders-withdrawn", move || orders.note_withdrawn());
             let withdrawn = bounded(close_by, "the note of orders that were not sent", withdrawn);
+            // Commands that were cut off have their lines by now.
+            let audit = on_thread("audit-close", move || audit.close(AUDIT_CLOSING));
             let snapshot_by = close_by.min(Instant::now() + SNAPSHOT_CLOSING);
             let entries = snapshots.close(snapshot_by);
             let entries = bounded(snapshot_by, "the snapshot of the cache, whose disk does not respond", entries);
-            let _ = tokio::join!(state, withdrawn, entries, log, session);
+            let _ = tokio::join!(state, withdrawn, entries, log, session, audit);
         });
-        audit.close(close_by.saturating_duration_since(Instant::now()).min(CLOSING / 4));
         // Does not wait for a name lookup that hangs.
         clock.shutdown_background();
         tracing::info!(seconds = began.elapsed().as_secs_f32(), "stopped");

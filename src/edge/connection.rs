@@ -264,7 +264,7 @@ fn poll<C: GracefulConnection, S: ClientSocket + Send>(
 }
 
 /// How long a connection without a request so far may still send one after the drain has begun.
-pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(500);
+pub(crate) const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// How often a connection that was told to end is asked whether it still has a request in progress or a response to be
 /// written.

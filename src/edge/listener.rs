@@ -153,8 +153,8 @@ fn connection_guard(counted: AdmittedConnection, metrics: &Arc<Metrics>, drain: 
     Box::new((counted, metrics.client_connection(), drain.tasks.token()))
 }
 
-/// Closes a listening socket. The kernel resets what is in the backlog at that moment, so it is served first.
-async fn close(listener: TcpListener, mut serve: impl FnMut(io::Result<StdStream>)) {
+/// Closes a listening socket of this process. The kernel resets what is in the backlog at that moment, so it is served first.
+pub(crate) async fn close(listener: TcpListener, mut serve: impl FnMut(io::Result<StdStream>)) {
     begin_no_more(&listener);
     let closes = Instant::now() + BACKLOG_LIMIT;
     while Instant::now() < closes

@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::{SocketAddr, TcpListener},
     os::unix::net::UnixDatagram,
@@ -17,10 +18,10 @@ use rustix::process::Signal;
 
 use crate::{
     bodies,
-    client::{Connection, get, post},
+    client::{Connection, Request, get, post, request},
     process::Program,
     system_faults::{SystemFaults, begin, end},
-    test_gateway::{ACCESS, SECRET, digest_of, sandbox, sum, until},
+    test_gateway::{ACCESS, SECRET, digest_of, sandbox, secret_of, sum, until},
 };
 
 /// `limits.drain` of the processes.
@@ -73,6 +74,93 @@ fn a_disk_that_hangs_delays_no_stop() {
         let said = format!("does not wait any longer for {what}");
         assert!(program.stderr().contains(&said), "{said}: {}", program.stderr());
     }
+}
+
+/// With a token of an operator.
+fn with_token(configuration: &str) -> String {
+    format!("{configuration}[admin]\ntoken_sha256 = \"{}\"\n", digest_of("ops"))
+}
+
+fn operator(method: &'static str, path: &str) -> Request {
+    let token = format!("Bearer {}", secret_of("ops"));
+    request(method, path).header("host", "localhost").header("authorization", &token)
+}
+
+/// Commands whose effect is in force at once, and which then wait for the disk, with the actions of their lines.
+const COMMANDS: [(&str, &str, &str); 2] = [
+    ("/quota", "{\"service\": \"shop\", \"per_day\": 9, \"for\": \"1h\", \"reason\": \"x\"}", "quota"),
+    ("/keys/revoke", "{\"account\": \"main\", \"version\": \"aabbccdd\"}", "keys_revoke"),
+];
+
+/// Sends them while the disk hangs.
+fn begin_commands(program: &Program) -> [Connection; 2] {
+    let asked = COMMANDS.map(|(path, body, _)| {
+        let mut connection = Connection::open(program.admin);
+        connection.write(&operator("POST", path).json(body).bytes());
+        connection
+    });
+    until("they are in force", || {
+        let status = Connection::open(program.admin).send(&operator("GET", "/status")).json();
+        status["services"]["shop"]["override"]["reason"] == "x"
+            && status["accounts"]["main"]["keys"]["revoked"].to_string().contains("aabbccdd")
+    });
+    asked
+}
+
+/// Action, result and status of each line of the audit log, in the order of their actions.
+fn audited(program: &Program) -> Vec<(String, String, u64)> {
+    let text = fs::read_to_string(program.file("state/audit.jsonl")).expect("a file");
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let word = |value: &serde_json::Value| value.as_str().expect("a word").to_owned();
+    let mut lines: Vec<_> = lines
+        .map(|line| (word(&line["action"]), word(&line["result"]), line["status"].as_u64().expect("a number")))
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// Issue: a stop without callers in progress dropped commands that it carried out: no response, no line.
+#[test]
+fn a_stop_answers_and_records_the_commands_that_it_carries_out() {
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let configuration = configuration(&url(fastrac.addr())).replace("drain = \"1000ms\"", "drain = \"60s\"");
+    let mut program = hang.start(&with_token(&configuration));
+    begin(&hang.disk());
+    let asked = begin_commands(&program);
+    program.signal(Signal::TERM);
+    until("the listeners are closed", || Connection::try_open(program.data).is_none());
+    end(&hang.disk());
+    for mut connection in asked {
+        let response = connection.read_response("POST").expect("a response");
+        assert_eq!(response.status, 200, "{}", response.text());
+    }
+    // Not that of the drain.
+    assert_eq!(program.ends(Duration::from_secs(30)).code(), Some(0), "{}", program.stderr());
+    let done = COMMANDS.map(|(_, _, action)| (action.to_owned(), "done".to_owned(), 200));
+    assert_eq!(BTreeSet::from_iter(audited(&program)), BTreeSet::from(done));
+}
+
+#[test]
+fn commands_that_hang_delay_no_stop_and_are_answered_and_recorded() {
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let mut program = hang.start(&with_token(&configuration(&url(fastrac.addr()))));
+    begin(&hang.disk());
+    let asked = begin_commands(&program);
+    // Its body does not come.
+    let mut half = Connection::open(program.admin);
+    half.write(operator("POST", "/cache/purge").bytes().strip_suffix(b"\r\n\r\n").expect("a head"));
+    half.write(b"\r\ncontent-length: 9\r\n\r\n");
+    // They have not begun a request.
+    let _idle = [Connection::open(program.admin), Connection::open(program.admin)];
+    terminate(&mut program);
+    for mut connection in asked {
+        let response = connection.read_response("POST").expect("a response");
+        assert_eq!((response.status, response.code().as_str()), (503, "admin.draining"));
+    }
+    assert_eq!(half.read_response("POST").expect("a response").status, 503);
+    let mut lines = vec![("cache_purge".to_owned(), "refused".to_owned(), 503)];
+    lines.extend(COMMANDS.map(|(_, _, action)| (action.to_owned(), "unknown".to_owned(), 503)));
+    assert_eq!(BTreeSet::from_iter(audited(&program)), BTreeSet::from_iter(lines));
 }
 
 /// Issue: a key file whose reading blocks stopped rotation for good.

@@ -53,7 +53,7 @@ async fn a_client_that_never_reads_is_cut() {
     let (mut client, io) = tokio::io::duplex(64);
     let asks = TestRequest::get("/").text(stage.address).replace("connection: close\r\n", "");
     let began = Instant::now();
-    let connection = AdminConnection { router: router(stage.admin()), tls: None, stop: CancellationToken::new() };
+    let connection = AdminConnection { router: router(stage.admin()), tls: None, drain: stage.drain.clone() };
     let served = connection.serve(io, stage.address, Arc::new(Connections::default().admit(stage.address.ip())));
     let (asked, ()) = tokio::join!(client.write_all(asks.as_bytes()), served);
     asked.unwrap();
@@ -95,13 +95,44 @@ async fn idle_connections_keep_nobody_from_health_and_metrics() {
 async fn ends_when_it_is_told_to() {
     let stage = TestAdmin::usual().await;
     let mut kept = TcpStream::connect(stage.address).await.unwrap();
-    stage.stop.cancel();
+    stage.drain.stop_admin.cancel();
     let mut rest = Vec::new();
     let ended = timeout(Duration::from_secs(5), kept.read_to_end(&mut rest)).await;
     assert!(ended.is_ok(), "a kept connection outlived the port");
     while TcpStream::connect(stage.address).await.is_ok() {
         tokio::task::yield_now().await;
     }
+}
+
+/// Issue: the last probes of a stop got a reset.
+#[tokio::test]
+async fn what_waits_in_the_backlog_of_a_stop_is_answered() {
+    let stage = TestAdmin::usual().await;
+    let probes = ["/livez", "/readyz", "/metrics", "/livez"].map(|path| {
+        // Nothing else runs meanwhile.
+        let mut probe = std::net::TcpStream::connect(stage.address).unwrap();
+        std::io::Write::write_all(&mut probe, TestRequest::get(path).text(stage.address).as_bytes()).unwrap();
+        probe.set_nonblocking(true).unwrap();
+        probe
+    });
+    stage.drain.begin();
+    stage.drain.stop_admin.cancel();
+    for probe in probes {
+        let reply = TestResponse::read(&mut TcpStream::from_std(probe).unwrap()).await;
+        assert!(matches!(reply.status, 200 | 503), "{reply:?}");
+    }
+}
+
+/// A client that keeps its connection learns of a stop from a response, not from a reset of its next request.
+#[tokio::test]
+async fn responses_close_their_connection_once_the_drain_has_begun() {
+    let stage = TestAdmin::usual().await;
+    let livez = TestRequest::get("/livez").text(stage.address).replace("connection: close\r\n", "");
+    let mut kept = TcpStream::connect(stage.address).await.unwrap();
+    stage.drain.begin();
+    kept.write_all(livez.as_bytes()).await.unwrap();
+    let reply = timeout(Duration::from_secs(5), TestResponse::read(&mut kept)).await.expect("it ends");
+    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
 }
 
 #[tokio::test]

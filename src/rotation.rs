@@ -39,6 +39,8 @@ where
     F: Future<Output = Verdict> + Send + 'static,
 {
     keeper.life.restore_revoked(keeper.revocations.load(), keeper.revocations.unstored());
+    // It may have been opened long ago: a start or a reload waits for disks.
+    keeper.life.await_first(Instant::now());
     let mut waits = Backoff::new(FIRST_WAIT, MAX_WAIT);
     loop {
         let began = Instant::now();

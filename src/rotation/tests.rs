@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     config::{self, KeySource},
+    deadline::Deadline,
     keys::{
         Event, KeySettings, Keys, NoKey, PairSource, PairVersion, RefusedRequest, Remedy, RequestOrigin, Revocation,
         RevocationStore, Role, Rotated, SourceContent, StoreRevocation, TriedPair, Verification,
@@ -929,6 +930,23 @@ async fn hundreds_of_rotations_leave_no_request_without_a_pair() {
     }
     let shown = format!("{:?}", world.keys);
     assert!(!shown.contains("canary-secret") && !shown.contains("access-"), "{shown}");
+}
+
+/// Between the opening of the source and the start of the task, a reload or a start may wait for a disk.
+#[tokio::test(start_paused = true)]
+async fn requests_wait_for_the_first_pair_however_late_the_task_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), 1);
+    let (keys, mut keeper) = Keys::open(&account(folder.path(), |_| {}), None, disk(), Box::new(|_| {})).unwrap();
+    keeper.watched = false;
+    let waiting = tokio::spawn({
+        let keys = keys.clone();
+        async move { keys.lease_by(Deadline::after(Instant::now(), Duration::from_secs(10))).await }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let task = tokio::spawn(keep(keeper, |_| async { Verdict::Verified }));
+    assert_eq!(number(&waiting.await.unwrap().unwrap()), 1);
+    task.abort();
 }
 
 /// Puts other settings in force, as a reload does.

@@ -643,3 +643,22 @@ fn a_pair_of_an_earlier_source_does_not_move_to_another_address() {
         assert_eq!(held, configured.iter().map(|number| Steps::version(*number)).collect::<Vec<_>>());
     }
 }
+
+/// The next start would take it for one of the source that the copy is of.
+#[test]
+fn a_pair_of_an_earlier_source_is_not_copied_as_one_of_the_present_source() {
+    let mut steps = Steps::new();
+    let copied = |steps: &Steps| steps.life.worth_copying().map(|(held, ..)| held.version());
+    steps.reads(1);
+    steps.canaries(Verdict::Verified);
+    assert_eq!(copied(&steps), Some(Steps::version(1)));
+    steps.life.change_source("vault", true);
+    assert_eq!(copied(&steps), None);
+    steps.reads(2);
+    assert_eq!(copied(&steps), None, "it is not in use yet");
+    steps.canaries(Verdict::Verified);
+    assert_eq!(copied(&steps), Some(Steps::version(2)));
+    steps.life.change_source("vault", true);
+    steps.reads(2);
+    assert_eq!(copied(&steps), Some(Steps::version(2)), "both sources have it");
+}

@@ -55,9 +55,11 @@ impl KeyLifecycle {
         }
     }
 
-    /// The pair in use, for its encrypted copy, and when its source was last read.
+    /// The pair in use, for its encrypted copy, and when its source was last read. Not one of an earlier source: the next
+    /// start would use it as one of the present source.
     pub(crate) fn worth_copying(&self) -> Option<(Arc<LoadedPair>, Instant, Timestamp)> {
-        let slot = self.current.as_ref().filter(|slot| slot.serves() && self.source.up)?;
+        let is_of_source = |slot: &&TrackedPair| !self.earlier.contains(&slot.version());
+        let slot = self.current.as_ref().filter(|slot| slot.serves() && self.source.up).filter(is_of_source)?;
         Some((slot.held.clone(), self.read_at?, self.source.last_success?))
     }
 

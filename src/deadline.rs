@@ -40,6 +40,9 @@ const LATE: Duration = Duration::from_millis(5);
 /// How long other threads have, after such a timer, to pass on what arrived while it was due. They need a few turns.
 const HAND_OVER: Duration = Duration::from_millis(100);
 
+/// How finely the time is measured in which a thread runs.
+const SLICE: Duration = Duration::from_millis(250);
+
 /// When a wait ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
@@ -101,6 +104,23 @@ impl Deadline {
     /// The output of `future`, or `None` if the deadline passes first.
     pub(crate) async fn bound<F: Future>(self, future: F) -> Option<F::Output> {
         until(self.0, future).await
+    }
+
+    /// The output of `future`, or `None` if the deadline passes first, or `limit` of the time in which this thread runs: a
+    /// pause of the process counts as [`SLICE`] at most. For what others must have done in time, a disk say: they could not
+    /// tell before the pause was over.
+    pub(crate) async fn bound_running<F: Future>(self, limit: Duration, future: F) -> Option<F::Output> {
+        let (mut future, mut left) = (pin!(future), limit);
+        loop {
+            let end = self.within(left.min(SLICE));
+            if left <= SLICE || end == self {
+                return end.bound(future).await;
+            }
+            if let Ok(output) = timeout_at(end.0, future.as_mut()).await {
+                return Some(output);
+            }
+            left -= SLICE;
+        }
     }
 }
 
@@ -399,6 +419,23 @@ mod tests {
         let end = Instant::now() + Duration::from_millis(5);
         let (output, ()) = tokio::join!(until(end, std::future::pending::<()>()), pause(Duration::from_millis(20)));
         assert!(output.is_none() && end.elapsed() >= HAND_OVER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_takes_little_of_a_limit_and_all_of_a_deadline() {
+        let second = Duration::from_secs(1);
+        let deadline = |seconds| Deadline::after(Instant::now(), second * seconds);
+        let paused = async {
+            tokio::task::yield_now().await;
+            tokio::time::advance(10 * second).await;
+            tokio::time::sleep(second * 3 / 2).await;
+        };
+        assert!(deadline(60).bound_running(2 * second, paused).await.is_some());
+        for (seconds, taken) in [(60, 2), (1, 1)] {
+            let began = Instant::now();
+            assert!(deadline(seconds).bound_running(2 * second, std::future::pending::<()>()).await.is_none());
+            assert_eq!(began.elapsed(), second * taken);
+        }
     }
 
     /// A deadline that had passed before the wait began, or that is met exactly, is extended by nothing.

@@ -22,6 +22,7 @@ mod folder;
 mod inspect;
 mod overlay_file;
 mod reader;
+mod running_time;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use self::{
     folder::{PlaceProbe, StoreKind, exists, usable},
     inspect::{TableSummary, VisitRow, inspect},
     reader::StoreReader,
+    running_time::RunningInstant,
     table::{LoadedRow, LoadedRows, StoreTable, StoredRow, WriteBatch},
 };
 use self::{

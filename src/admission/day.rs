@@ -23,7 +23,7 @@ use std::{
 
 use jiff::tz::TimeZone;
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{
     bucket_start::BucketMark,
@@ -35,6 +35,7 @@ use super::{
     outlook::DayUse,
     wall_clock::WallClock,
 };
+use crate::deadline;
 
 /// A ledger that has not answered for so long is stalled, and nothing waits for it.
 const LEDGER_WAIT: Duration = Duration::from_secs(1);
@@ -253,10 +254,10 @@ impl DayCounter {
                 }
             });
             // From time to time nobody has to be first, so that each finds out when the ledger has stalled.
-            match timeout_at(until.min(Instant::now() + LEDGER_WAIT), tried).await {
-                Ok(decided) => return Some(decided),
-                Err(_) if Instant::now() >= until => return None,
-                Err(_) => is_overdue = true,
+            match deadline::until(until.min(Instant::now() + LEDGER_WAIT), tried).await {
+                Some(decided) => return Some(decided),
+                None if Instant::now() >= until => return None,
+                None => is_overdue = true,
             }
         }
     }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     admission::{CounterId, LastCounts, LeaseRequest, Level},
     backoff::Backoff,
-    store::{self, Store},
+    store::{self, RunningInstant, Store},
 };
 
 /// How long the last counts wait for the store.
@@ -74,14 +74,14 @@ impl LedgerHealth {
 #[derive(Debug, Default)]
 struct WriteHealth {
     /// Since when a write is in progress or fails.
-    since: Mutex<Option<Instant>>,
+    since: Mutex<Option<RunningInstant>>,
     /// The last write has failed.
     failing: AtomicBool,
 }
 
 impl WriteHealth {
     fn begin(&self) {
-        self.since.lock().get_or_insert_with(Instant::now);
+        self.since.lock().get_or_insert_with(RunningInstant::now);
     }
 
     /// Takes the result of a write. Returns whether it failed and the one before had not.

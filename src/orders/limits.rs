@@ -9,6 +9,7 @@ use crate::{body, config::OrdersConfig, store};
 pub(super) const HELD: i64 = Duration::from_hours(24).as_millis() as i64;
 
 /// How long an order waits for the journal or the archive, at most: a disk that does not respond is found out by then.
+/// Pauses of the process do not count.
 pub const LONGEST_WAIT: Duration = store::SLOW;
 
 /// [`body::RESET_WITHIN`] in milliseconds.

@@ -63,7 +63,7 @@ pub(super) async fn recall(x: &mut Exchange, call: &Call) -> Result<ControlFlow<
     let mut wait = OrderWait::default();
     loop {
         let recall = call.upstream.snapshot.orders.recall(&asked, &mut wait);
-        let recall = Box::pin(call.deadline().within(orders::LONGEST_WAIT).bound(recall))
+        let recall = Box::pin(call.deadline().bound_running(orders::LONGEST_WAIT, recall))
             .await
             .ok_or_else(Refusal::journal_stalled)?;
         match recall? {
@@ -130,7 +130,8 @@ impl OrderTask {
     async fn run(mut self, ticket: Ticket, admitted: AdmittedAttempt) {
         // 8: if the write takes longer, its ticket is dropped, which frees the order's key.
         let orders = self.call.upstream.snapshot.orders.clone();
-        let written = match self.call.deadline().within(orders::LONGEST_WAIT).bound(orders.write(ticket)).await {
+        let written = Box::pin(self.call.deadline().bound_running(orders::LONGEST_WAIT, orders.write(ticket)));
+        let written = match written.await {
             Some(Ok(written)) => written,
             Some(Err(error)) => return self.hand_back(Err(error.into())),
             None => return self.hand_back(Err(Refusal::journal_stalled())),

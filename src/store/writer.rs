@@ -15,7 +15,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 use super::{
     error::{OpenError, StoreError},
     folder::{FileLoss, StoreFile},
+    running_time::RunningInstant,
     table::WriteBatch,
 };
 
@@ -84,12 +85,13 @@ pub(super) struct StoreHealth {
     damage: Mutex<Option<String>>,
     commits: AtomicU64,
     /// Since when the thread has used the file; `None`: it waits for work.
-    busy_since: Mutex<Option<Instant>>,
+    busy_since: Mutex<Option<RunningInstant>>,
     /// Since when a lookup has used the file; `None`: there is none.
-    lookup_since: Mutex<Option<Instant>>,
+    lookup_since: Mutex<Option<RunningInstant>>,
 }
 
-/// How long one commit or read in `state.dir` may take before its disk counts as one that does not respond.
+/// How long one commit or read in `state.dir` may take before its disk counts as one that does not respond. Pauses of the
+/// process do not count.
 pub const SLOW: Duration = Duration::from_secs(2);
 
 impl StoreHealth {
@@ -137,11 +139,11 @@ impl StoreHealth {
     }
 
     fn set_busy(&self, busy: bool) {
-        *self.busy_since.lock() = busy.then(Instant::now);
+        *self.busy_since.lock() = busy.then(RunningInstant::now);
     }
 
     pub(super) fn set_looking_up(&self, looking_up: bool) {
-        *self.lookup_since.lock() = looking_up.then(Instant::now);
+        *self.lookup_since.lock() = looking_up.then(RunningInstant::now);
     }
 
     /// A lookup has ended.

@@ -17,7 +17,8 @@ use crate::{
     client::{Connection, Request, get, post, request},
     isolates_slow_callers::{Seen, Windowed},
     process::Program,
-    test_gateway::{ACCESS, SECRET, digest_of, sandbox, until},
+    system_faults::{SystemFaults, begin, end},
+    test_gateway::{ACCESS, SECRET, digest_of, sandbox, sum, until},
 };
 
 /// Every time limit of the gateway in these tests.
@@ -48,8 +49,13 @@ struct Pausable {
 
 impl Pausable {
     fn start() -> Pausable {
+        let start = |configuration: &str| Program::start(configuration, ACCESS, SECRET);
+        Pausable::start_with(|fastrac| start(&configuration(fastrac)))
+    }
+
+    fn start_with(start: impl FnOnce(SocketAddr) -> Program) -> Pausable {
         let sandbox = Sandbox::start(sandbox()).expect("a sandbox");
-        let program = Program::start(&configuration(sandbox.addr()), ACCESS, SECRET);
+        let program = start(sandbox.addr());
         let ready = || Connection::open(program.admin).send(&get("/readyz").header("host", "localhost")).status == 200;
         until("a key pair", ready);
         Pausable { program, sandbox }
@@ -217,24 +223,52 @@ fn a_shared_response_that_arrived_during_a_pause_is_passed_on_to_all() {
     }
 }
 
-/// Requests that Fastrac answers with 401 wait for the canary, which another thread sends.
+/// An order that Fastrac answers with 401 waits for the canary, which another thread sends.
 #[test]
 fn a_verdict_that_arrived_during_a_pause_is_taken() {
     let gateway = Pausable::start();
     let refused = CannedEnvelope { status: 401, message: "Unauthorized".to_owned(), execute: false };
     gateway.sandbox.fault(Fault::on("v2.order_express", Act::Envelope(refused)));
     gateway.sandbox.fault(Fault::on("v2.province", Act::Pass).delay(Duration::from_millis(400)));
-    for round in 0..4 {
+    for round in 0..5 {
+        // One at a time: a verdict is not that of an order that was sent after its canary.
         let before = gateway.sandbox.journal().len();
-        let orders = (0..4).map(|n| post("/order/express", &bodies::order(4 * round + n)));
-        let mut callers = send_all(&gateway, orders);
-        until("the canary is in flight", || gateway.sandbox.journal().len() > before + 4);
+        let mut callers = send_all(&gateway, std::iter::once(post("/order/express", &bodies::order(round))));
+        until("the canary is in flight", || gateway.sandbox.journal().len() == before + 2);
         gateway.pause(|| {
             until("Fastrac has responded", || gateway.sandbox.journal().iter().all(|entry| entry.status.is_some()));
         });
-        for (n, caller) in callers.iter_mut().enumerate() {
-            let response = caller.read_response("POST").expect("a response");
-            assert_eq!(response.status, 401, "round {round}, caller {n}: {}", response.text());
+        let response = callers[0].read_response("POST").expect("a response");
+        assert_eq!(response.status, 401, "round {round}: {}", response.text());
+    }
+}
+
+/// Issue: the disk was given no time after a pause that was longer than its own.
+#[test]
+fn a_disk_has_the_time_in_which_the_process_runs() {
+    let faults = SystemFaults::new();
+    let gateway = Pausable::start_with(|fastrac| {
+        faults.start(&configuration(fastrac).replace("timeout = \"1s\"", "timeout = \"30s\""))
+    });
+    for round in 0..2 {
+        begin(&faults.disk());
+        let mut orders: Vec<Connection> = (0..4).map(|_| Connection::open(gateway.program.data)).collect();
+        for (n, order) in orders.iter_mut().enumerate() {
+            order.write(&post("/order/express", &bodies::order(4 * round + n)).by("shop").bytes());
+        }
+        until("they wait for the journal", || {
+            sum(&gateway.program.admin_page("/metrics").text(), "in_flight_requests", &[("service", "shop")]) >= 4.0
+        });
+        // Longer than an order waits for a disk.
+        gateway.pause(|| thread::sleep(Duration::from_millis(2500)));
+        // The disk does not respond at once.
+        thread::sleep(Duration::from_millis(300));
+        let ready = gateway.program.admin_page("/readyz").text();
+        end(&faults.disk());
+        assert!(!ready.contains("does not respond"), "{ready}");
+        for (n, order) in orders.iter_mut().enumerate() {
+            let response = order.read_response("POST").expect("a response");
+            assert_eq!(response.status, 200, "round {round}, order {n}: {}", response.text());
         }
     }
 }

@@ -93,7 +93,10 @@ impl<C> RotationTask<'_, C> {
         match waiting.reply {
             VerdictReply::Rotate(reply) => {
                 let in_use = self.keeper.life.standing().0 == Some(version);
+                let signs = self.keeper.keys.lease().is_ok_and(|lease| lease.version() == version);
                 let _ = reply.send(match verdict {
+                    // Another operator has forced it meanwhile.
+                    Verdict::Refused if signs => Rotated::Forced { version, fallback: self.keeper.life.fallback() },
                     Verdict::Refused => Rotated::Refused(version),
                     _ if in_use => Rotated::Promoted(version),
                     _ => Rotated::Undecided(version),

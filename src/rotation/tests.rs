@@ -755,6 +755,23 @@ mod commands {
         assert!(matches!(rotated, Some(Rotated::Promoted(version)) if version == first), "{rotated:?}");
     }
 
+    /// Another operator forces it meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_canary_is_told_that_its_pair_is_in_use_although_it_is_refused() {
+        let world = World::new().await;
+        world.thinks(2, Verdict::Refused);
+        *world.fastrac.slow.lock() = 1_000;
+        world.put(2);
+        let keys = world.keys.clone();
+        let waiting = tokio::spawn(async move { keys.rotate(false).await });
+        world.pass(500).await;
+        assert!(matches!(world.keys.rotate(true).await, Some(Rotated::Forced { .. })));
+        let first = world.keys.status().pairs[1].version;
+        let rotated = waiting.await.unwrap();
+        assert_eq!(rotated, Some(Rotated::Forced { version: world.version(), fallback: Some(first) }));
+        assert_eq!(world.in_use(), 2);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_forced_pair_rolls_back_if_the_previous_one_does_what_it_cannot() {
         let world = World::new().await;

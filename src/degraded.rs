@@ -23,7 +23,7 @@ pub enum DegradedReason {
     DayCountsLost,
     /// The system clock has jumped by more than a minute within the last ten minutes.
     ClockJumped,
-    /// The last line could not be written to the audit log.
+    /// The last line could not be written to the audit log, or its disk does not respond.
     AuditFailing,
     /// The last lines could not be written to the exchange log.
     LogFailing,

@@ -1,13 +1,14 @@
 //! The audit log: one line for every POST and every refused token, in a file beside the exchange log.
 //!
-//! What always holds: writing never delays a request or the control thread, because a thread of its own writes, and
-//! what finds no room in its queue is counted and reported in the file. A flood can neither fill the disk nor push out
+//! What always holds: writing never delays a request or the control thread, because a thread of its own collects the lines,
+//! which leaves writing them to another; what finds no room in its queue is counted and reported in the file. A flood can neither fill the disk nor push out
 //! lines of operators: a token that was compared has a line (how many those are of one peer is limited by `guard`); of
 //! what is refused without that, a peer has few lines (`refused_requests`). The rest is summed up by
 //! peer, with its time. The file is opened for each batch, so it may be moved at any time; it is never pruned. It has
 //! whole lines only: a batch is written whole or not at all, and a line that a crash cut short becomes an event that
-//! quotes it. While it cannot be written, commands are carried out all the same (a key must be revocable on a full disk),
-//! the lines wait, each is also in the program's log, and the gateway is degraded. Opening fails with [`AuditError`].
+//! quotes it. While it cannot be written, or its disk does not respond, commands are carried out all the same (a key must be
+//! revocable then, too), the lines wait, each is also in the program's log, and the gateway is degraded. What is not written
+//! at the end is in the program's log. Opening fails with [`AuditError`].
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,7 +17,7 @@ use std::{
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
@@ -33,6 +34,7 @@ use crate::{
     config::{AUDIT, Config, LogTarget},
     degraded::{DegradedReason, DegradedReports},
     files::read::WITHOUT_WAITING,
+    record::UNLIMITED,
 };
 
 /// How soon after a request without a line a summary says so, and the minimum time between two summaries.
@@ -44,6 +46,10 @@ const QUEUE: usize = 1024;
 const WAITING_MAX: usize = 256 * 1024;
 /// How soon a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a write may take until its disk counts as one that does not respond.
+const SLOW: Duration = Duration::from_secs(1);
+/// How long the last write may take at the end.
+const LAST_WRITE: Duration = Duration::from_millis(250);
 /// Maximum size of a torn last line, in bytes: that of a batch.
 const TORN_MAX: u64 = WAITING_MAX as u64;
 
@@ -58,7 +64,7 @@ pub struct AuditError {
 /// Opens the log and starts its thread; clones share it.
 #[derive(Clone)]
 pub struct Audit {
-    queue: SyncSender<QueueItem>,
+    queue: Arc<SyncSender<QueueItem>>,
     left_out: Arc<LeftOut>,
     limits: Arc<LineLimits>,
     ended: Arc<Mutex<Option<Receiver<()>>>>,
@@ -69,7 +75,15 @@ enum QueueItem {
     Line(Vec<u8>),
     /// A request has no line: a summary is due.
     Summarize,
+    Written(WriteResult),
     End,
+}
+
+/// What came of a write.
+struct WriteResult {
+    /// An event that quotes a line which the file does not hold any more; empty: there was none. Written with the others.
+    torn: Vec<u8>,
+    result: io::Result<()>,
 }
 
 /// What has no line.
@@ -179,14 +193,19 @@ impl Audit {
         let failed = |source| AuditError { path: path.clone(), source };
         let torn = open(&path).and_then(|mut file| take_torn_line(&mut file)).map_err(failed)?;
         let (queue, received) = sync_channel(QUEUE);
+        let queue = Arc::new(queue);
         let (end, ended) = sync_channel(1);
         let left_out = Arc::new(LeftOut::default());
         let writer = AuditWriter {
             path: path.clone(),
+            queue: Arc::downgrade(&queue),
             left_out: left_out.clone(),
             reports,
             waiting: torn,
+            ongoing: None,
             told: 0,
+            failing: false,
+            retry_at: None,
             summary_at: None,
             summarized: None,
         };
@@ -215,7 +234,8 @@ impl Audit {
         }
     }
 
-    /// Writes what was appended so far and ends the thread; later lines are lost. Waits at most so long. Blocks.
+    /// Writes what was appended so far, to the program's log if it cannot be otherwise, and ends the thread; later lines are
+    /// lost. Waits at most so long. Blocks.
     pub fn close(&self, within: Duration) {
         if self.queue.try_send(QueueItem::End).is_ok()
             && let Some(ended) = self.ended.lock().take()
@@ -226,42 +246,86 @@ impl Audit {
     }
 }
 
+/// Collects the lines, and has them written by a thread for each batch: nothing that a disk does keeps it from telling
+/// operators of them.
 struct AuditWriter {
     path: PathBuf,
+    /// For the results of writes.
+    queue: Weak<SyncSender<QueueItem>>,
     left_out: Arc<LeftOut>,
     reports: Arc<DegradedReports>,
-    /// Lines that are not written yet.
+    /// The batch that is being written.
+    ongoing: Option<OngoingWrite>,
+    /// Lines that come after it.
     waiting: Vec<u8>,
-    /// Bytes of them that are in the program's log.
+    /// Bytes of both that are in the program's log.
     told: usize,
+    /// Whether the last write has failed, or hangs: each line is told.
+    failing: bool,
+    /// When a failed write is tried again.
+    retry_at: Option<Instant>,
     /// When a summary of the requests without a line is due, and when the last one was written.
     summary_at: Option<Instant>,
     summarized: Option<Instant>,
 }
 
+struct OngoingWrite {
+    lines: Arc<Vec<u8>>,
+    /// When it counts as one that hangs; `None`: that was reported.
+    slow_at: Option<Instant>,
+}
+
 impl AuditWriter {
     fn run(mut self, queue: &Receiver<QueueItem>) {
-        self.write();
         loop {
-            let retry = (!self.waiting.is_empty()).then_some(RETRY);
-            let summary = self.summary_at.map(|at| at.saturating_duration_since(Instant::now()));
-            let first = match retry.into_iter().chain(summary).min() {
-                Some(pause) => queue.recv_timeout(pause),
+            self.begin_write();
+            let slow = self.ongoing.as_ref().and_then(|write| write.slow_at);
+            let retry = self.retry_at.filter(|_| self.ongoing.is_none());
+            let first = match [slow, retry, self.summary_at].into_iter().flatten().min() {
+                Some(until) => queue.recv_timeout(until.saturating_duration_since(Instant::now())),
                 None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             let mut ended = matches!(first, Err(RecvTimeoutError::Disconnected));
             for item in first.into_iter().chain(std::iter::from_fn(|| queue.try_recv().ok())) {
-                match item {
-                    QueueItem::Line(line) => self.take(&line),
-                    QueueItem::Summarize => {}
-                    QueueItem::End => ended = true,
-                }
+                ended |= self.receive(item);
             }
             self.summarize(ended);
-            self.write();
             if ended {
-                return;
+                return self.finish(queue);
             }
+            self.report_hang();
+            if self.failing {
+                self.tell();
+            }
+        }
+    }
+
+    /// Returns whether that was the end.
+    fn receive(&mut self, item: QueueItem) -> bool {
+        match item {
+            QueueItem::Line(line) => self.take(&line),
+            QueueItem::Summarize => {}
+            QueueItem::Written(written) => self.written(written),
+            QueueItem::End => return true,
+        }
+        false
+    }
+
+    /// Writes the last lines; those for which there is no time, or no room, are told.
+    fn finish(&mut self, queue: &Receiver<QueueItem>) {
+        let until = Instant::now() + LAST_WRITE;
+        let mut is_last = false;
+        loop {
+            while self.ongoing.is_some()
+                && let Ok(item) = queue.recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
+                self.receive(item);
+            }
+            if self.ongoing.is_some() || std::mem::replace(&mut is_last, true) {
+                return self.tell();
+            }
+            self.retry_at = None;
+            self.begin_write();
         }
     }
 
@@ -284,7 +348,7 @@ impl AuditWriter {
     }
 
     fn take(&mut self, line: &[u8]) {
-        if self.waiting.len() + line.len() <= WAITING_MAX {
+        if self.unwritten() + line.len() <= WAITING_MAX {
             self.waiting.extend_from_slice(line);
         } else {
             self.left_out.dropped.fetch_add(1, Relaxed);
@@ -292,49 +356,97 @@ impl AuditWriter {
     }
 
     fn event(&mut self, event: &'static str, count: u64, refused: Option<RefusedSpan>) {
-        if count > 0 && self.waiting.len() <= WAITING_MAX {
+        if count > 0 && self.unwritten() <= WAITING_MAX {
             self.waiting.extend(encode(&AuditEvent { time: now(), event, count, refused }));
         } else if count > 0 {
             self.left_out.dropped.fetch_add(count, Relaxed);
         }
     }
 
-    fn write(&mut self) {
-        if self.waiting.is_empty() {
+    /// Bytes that are not written yet.
+    fn unwritten(&self) -> usize {
+        self.ongoing.as_ref().map_or(0, |write| write.lines.len()) + self.waiting.len()
+    }
+
+    /// Begins to write the waiting lines, if nothing is being written.
+    fn begin_write(&mut self) {
+        let now = Instant::now();
+        if self.ongoing.is_some() || self.waiting.is_empty() || self.retry_at.is_some_and(|at| at > now) {
             return;
         }
-        match self.append() {
+        self.retry_at = None;
+        let lines = Arc::new(std::mem::take(&mut self.waiting));
+        self.ongoing = Some(OngoingWrite { lines: lines.clone(), slow_at: Some(now + SLOW) });
+        let path = self.path.clone();
+        // Nobody sends lines any more: this is the end.
+        let Some(queue) = self.queue.upgrade() else { return self.written(append(&path, &lines)) };
+        // Not the last handle: its end is that of the collecting thread.
+        let queue = SyncSender::clone(&queue);
+        let write = move || {
+            // An error: the collecting thread has ended, and has told the lines.
+            let _ = queue.send(QueueItem::Written(append(&path, &lines)));
+        };
+        if let Err(error) = std::thread::Builder::new().name("audit-write".to_owned()).spawn(write) {
+            self.written(WriteResult { torn: Vec::new(), result: Err(error) });
+        }
+    }
+
+    fn written(&mut self, WriteResult { torn, result }: WriteResult) {
+        let Some(OngoingWrite { lines, .. }) = self.ongoing.take() else { return };
+        match result {
             Ok(()) => {
-                self.waiting.clear();
-                self.told = 0;
-                self.reports.withdraw(DegradedReason::AuditFailing, "");
+                self.told = self.told.saturating_sub(lines.len());
+                if std::mem::take(&mut self.failing) {
+                    self.reports.withdraw(DegradedReason::AuditFailing, "");
+                }
             }
             Err(error) => {
+                self.told += torn.len();
+                self.waiting.splice(0..0, torn.into_iter().chain(lines.iter().copied()));
+                self.retry_at = Some(Instant::now() + RETRY);
                 tracing::error!(%error, "the audit log cannot be written");
-                let text = "audit log: the last line could not be written";
-                self.reports.report(DegradedReason::AuditFailing, "", text);
-                self.tell();
+                self.fail("audit log: the last line could not be written");
             }
         }
     }
 
-    /// Appends the waiting lines: all of them or, where that fails, none.
-    fn append(&mut self) -> io::Result<()> {
-        let mut file = open(&self.path)?;
-        let torn = take_torn_line(&mut file)?;
-        self.told += torn.len();
-        self.waiting.splice(0..0, torn);
-        let before = file.metadata()?.len();
-        file.write_all(&self.waiting).inspect_err(|_| drop(file.set_len(before)))
+    /// Reports a write that hangs, once.
+    fn report_hang(&mut self) {
+        let Some(write) = &mut self.ongoing else { return };
+        if write.slow_at.is_some_and(|at| at <= Instant::now()) {
+            write.slow_at = None;
+            tracing::error!("the audit log cannot be written: its disk does not respond");
+            self.fail("audit log: its disk does not respond; the last lines are not written yet");
+        }
     }
 
-    /// Writes the waiting lines to the program's log, each once.
-    fn tell(&mut self) {
-        for line in String::from_utf8_lossy(&self.waiting[self.told..]).lines() {
-            tracing::warn!(line, "a line of the audit log that could not be written yet");
-        }
-        self.told = self.waiting.len();
+    fn fail(&mut self, text: &'static str) {
+        self.failing = true;
+        self.reports.report(DegradedReason::AuditFailing, "", text);
     }
+
+    /// Writes the lines that are not written to the program's log, each once.
+    fn tell(&mut self) {
+        let ongoing = self.ongoing.as_ref().map_or(&[][..], |write| &write.lines);
+        let untold = [ongoing, &self.waiting].concat().split_off(self.told);
+        for line in String::from_utf8_lossy(&untold).lines() {
+            tracing::warn!(target: UNLIMITED, line, "a line of the audit log that could not be written yet");
+        }
+        self.told += untold.len();
+    }
+}
+
+/// Appends lines: all of them or, where that fails, none.
+fn append(path: &Path, lines: &[u8]) -> WriteResult {
+    let mut torn = Vec::new();
+    let mut write = || {
+        let mut file = open(path)?;
+        torn = take_torn_line(&mut file)?;
+        let before = file.metadata()?.len();
+        file.write_all(&[&torn, lines].concat()).inspect_err(|_| drop(file.set_len(before)))
+    };
+    let result = write();
+    WriteResult { torn, result }
 }
 
 /// Opens the file for appending.

@@ -169,6 +169,40 @@ fn a_full_disk_costs_no_request_and_only_the_lines_that_are_counted() {
     assert_eq!(audited.len(), 5);
 }
 
+/// Issue: while a call of its file hung, nobody was told of the audit log's lines, and a stop lost them.
+#[test]
+fn an_audit_log_whose_disk_hangs_costs_no_command_and_no_line() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    // Each in a folder of its own.
+    for call in ["open", "stat", "write"] {
+        let faults = SystemFaults::new();
+        let mut program = faults.start(&configuration(&fastrac));
+        let audit = program.file(AUDIT);
+        let degraded = || program.admin_page("/readyz").text().contains("audit log:");
+        let told = || program.stderr().matches("a line of the audit log that could not be written yet").count();
+        post_command(&program);
+        until("it is written", || lines(&audit).len() == 1);
+
+        fs::write(faults.audit(), call).expect("written");
+        // The program's log has no more than 20 of one kind at once otherwise.
+        (0..30).for_each(|_| post_command(&program));
+        until("it is degraded", degraded);
+        until("the lines are in the program's log", || told() == 30);
+        post_command(&program);
+        until("so is a further one", || told() == 31);
+        end(&faults.audit());
+        until("it recovers", || !degraded());
+        until("each is written once", || lines(&audit).len() == 32);
+
+        fs::write(faults.audit(), call).expect("written");
+        post_command(&program);
+        program.signal(Signal::TERM);
+        assert_eq!(program.ends(SOON).code(), Some(0), "{}", program.stderr());
+        let told = || program.stderr().matches("a line of the audit log that could not be written yet").count();
+        until("the last line is in the program's log", || told() == 32);
+    }
+}
+
 #[test]
 fn a_kill_in_the_middle_of_a_write_leaves_whole_lines_and_an_event() {
     let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());

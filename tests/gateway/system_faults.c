@@ -1,4 +1,4 @@
-/* Preloaded into the gateway: a wall clock that is two hours ahead while a file exists, a machine that was suspended for the seconds that are in a file, a disk and a name resolution that hang while a file exists, a disk that is full for logs,
+/* Preloaded into the gateway: a wall clock that is two hours ahead while a file exists, a machine that was suspended for the seconds that are in a file, a disk, a name resolution and a call of the audit log that hang while a file exists, a disk that is full for logs,
    for the state store or for the archive of orders while a file exists, and a process that is killed in the middle of a write to a log or to the archive. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -97,6 +97,23 @@ static void hang_lookup(const char *path) {
     if (prctl(PR_GET_NAME, thread) == 0 && strcmp(thread, "store-reader") == 0) hang_while("HANG_LOOKUPS");
 }
 
+#define AUDIT "/audit.jsonl"
+
+/* HANG_AUDIT concerns the audit log; the file names the call that hangs: open, stat or write. */
+static void hang_audit(const char *call, int is_audit) {
+    char named[16] = "";
+    const char *name = getenv("HANG_AUDIT");
+    while (is_audit && name && access(name, F_OK) == 0) {
+        FILE *file = fopen(name, "r");
+        if (file) {
+            if (fscanf(file, "%15s", named) != 1) named[0] = 0;
+            fclose(file);
+        }
+        if (strcmp(named, call) != 0) return;
+        usleep(10000);
+    }
+}
+
 int fsync(int fd) {
     int (*real)(int) = dlsym(RTLD_NEXT, "fsync");
     hang_while("HANG_DISK");
@@ -141,6 +158,7 @@ int statx(int folder, const char *path, int flags, unsigned mask, struct statx *
     int (*real)(int, const char *, int, unsigned, struct statx *) = dlsym(RTLD_NEXT, "statx");
     hang_path(path);
     hang_lookup(path);
+    hang_audit("stat", path && strstr(path, AUDIT) ? 1 : path && !*path && exists("HANG_AUDIT") && is_file(folder, AUDIT));
     return real(folder, path, flags, mask, found);
 }
 
@@ -158,6 +176,7 @@ int open64(const char *path, int flags, ...) {
     va_end(more);
     hang_to_open(path);
     hang_path(path);
+    hang_audit("open", strstr(path, AUDIT) != NULL);
     int file = real(path, flags, mode);
     return file >= 0 && strcmp(path, "/proc/uptime") == 0 ? open_uptime(file) : file;
 }
@@ -178,6 +197,7 @@ static atomic_long taken[32];
 ssize_t write(int fd, const void *bytes, size_t count) {
     ssize_t (*real)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
     hang_files(fd);
+    hang_audit("write", exists("HANG_AUDIT") && is_file(fd, AUDIT));
     int letter = exists("KILL_WRITE") || exists("FULL_DISK") ? log_letter(fd) : 0;
     if (letter && exists("KILL_WRITE")) {
         real(fd, bytes, count / 2);

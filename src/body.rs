@@ -62,7 +62,7 @@ pub enum BodyError {
 }
 
 /// Heads up to this size are not claimed, in bytes: `InFlightLimit` bounds their number.
-const SMALL_HEAD: usize = 4 * 1024;
+pub(crate) const SMALL_HEAD: usize = 4 * 1024;
 
 /// What a header field takes beside its name and value, in bytes: its places in the tables of a `HeaderMap`, which double.
 const FIELD: usize = 128;

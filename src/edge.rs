@@ -23,6 +23,7 @@ pub mod runtime;
 mod shared_io;
 mod streams;
 pub mod tls;
+mod unfinished_head;
 mod unread;
 
 use std::sync::{

@@ -41,12 +41,15 @@ const fn part_of(priority: Priority) -> usize {
 /// Most responses of Fastrac's are shorter, in bytes.
 const SHORT_RESPONSE: usize = 16 * 1024;
 
+/// Where a share has the name of a service, those whose service is not known yet. No service has this name.
+const UNFINISHED_HEADS: &str = "";
+
 /// The bound on buffered bytes, and how many there are. One per process; it outlives configurations.
 #[derive(Debug)]
 pub struct Memory {
     used: AtomicUsize,
     limit: AtomicUsize,
-    /// By name of service; `None`: the gateway's own calls.
+    /// By name of service; `None`: the gateway's own calls; [`UNFINISHED_HEADS`].
     shares: Mutex<BTreeMap<Option<Box<str>>, Weak<MemoryShare>>>,
 }
 
@@ -138,7 +141,7 @@ impl MemoryAllowance {
     }
 
     /// A claim for nothing yet.
-    fn begin(self) -> MemoryClaim {
+    pub(crate) fn begin(self) -> MemoryClaim {
         MemoryClaim { allowance: self, bytes: 0 }
     }
 }
@@ -153,7 +156,7 @@ pub struct MemoryClaim {
 
 impl MemoryClaim {
     /// Claims more, up to `bytes` in all.
-    fn grow_to(&mut self, bytes: usize) -> Result<(), MemoryExhausted> {
+    pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), MemoryExhausted> {
         let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else { return Ok(()) };
         let share = &self.allowance.share;
         let (all, own) = share.add(more);

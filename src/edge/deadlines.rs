@@ -34,10 +34,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{client_socket::ClientSocket, heads::Heads, receipts::Receipts};
+use super::{client_socket::ClientSocket, heads::Heads, receipts::Receipts, unfinished_head::UnfinishedHead};
 use crate::{
     config::LimitsConfig,
     deadline::{ARRIVED_WITHIN, LateTimer},
+    memory::MemoryShare,
 };
 
 /// What a connection is doing. Shared by its IO and its requests, all of which run in one thread.
@@ -49,6 +50,8 @@ pub struct Activity {
     busy: AtomicUsize,
     /// Whether a request head has begun and is not complete.
     in_head: AtomicBool,
+    /// There was no memory for the rest of the head in progress.
+    head_refused: AtomicBool,
     /// Whether a request head has been complete.
     requested: AtomicBool,
     http2: AtomicBool,
@@ -104,6 +107,7 @@ impl Activity {
             header_read,
             busy: AtomicUsize::new(0),
             in_head: AtomicBool::new(false),
+            head_refused: AtomicBool::new(false),
             requested: AtomicBool::new(false),
             http2: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -320,6 +324,11 @@ impl Activity {
         self.in_head.load(Relaxed)
     }
 
+    /// Whether the connection ends because there was no memory for the head that has begun.
+    pub(super) fn is_head_refused(&self) -> bool {
+        self.head_refused.load(Relaxed)
+    }
+
     fn deadline(&self) -> Option<Instant> {
         if self.is_in_head() {
             return Some(self.instant_of(self.head_began.load(Relaxed)) + self.header_read);
@@ -344,6 +353,8 @@ pub struct DeadlineIo<S> {
     armed: bool,
     /// Bytes wait to be written, and the peer accepts none.
     stalled: Option<Stall>,
+    /// Over HTTP/1.1.
+    head: UnfinishedHead,
 }
 
 #[derive(Clone, Copy)]
@@ -358,7 +369,12 @@ struct Stall {
 
 impl<S> DeadlineIo<S> {
     pub fn new(io: S, activity: Arc<Activity>) -> Self {
-        DeadlineIo { io, activity, timer: None, armed: false, stalled: None }
+        DeadlineIo { io, activity, timer: None, armed: false, stalled: None, head: UnfinishedHead::default() }
+    }
+
+    /// The same, where a head that is not complete claims its memory.
+    pub fn with_heads_in(self, share: Arc<MemoryShare>) -> Self {
+        DeadlineIo { head: UnfinishedHead::of(share), ..self }
     }
 
     /// Whether the deadline has passed. If not, the task will be woken in time; also while busy, because hyper
@@ -508,12 +524,21 @@ impl<S: AsyncRead + ClientSocket + Unpin> AsyncRead for DeadlineIo<S> {
         if self.activity.is_flooded() {
             return self.give_up(io::ErrorKind::ConnectionAborted);
         }
+        // hyper reads again: what has come was not the whole head, and nothing else.
+        if !self.activity.is_in_head() || self.activity.speaks_http2() {
+            self.head.end();
+        } else if self.head.claim().is_err() {
+            self.activity.head_refused.store(true, Relaxed);
+            return self.give_up(io::ErrorKind::OutOfMemory);
+        }
         let before = buf.filled().len();
         match Pin::new(&mut self.io).poll_read(cx, buf) {
             Poll::Ready(result) => {
-                if buf.filled().len() > before {
-                    self.activity.bytes_came(buf.filled().len() - before);
+                let came = buf.filled().len() - before;
+                if came > 0 {
+                    self.activity.bytes_came(came);
                     self.after_read();
+                    self.head.came(came);
                 }
                 Poll::Ready(result)
             }

@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use super::{Memory, MemoryAllowance, part_of};
+use super::{Memory, MemoryAllowance, UNFINISHED_HEADS, part_of};
 use crate::config::Priority;
 
 /// The claims of one service, or of the gateway's own calls.
@@ -67,12 +67,19 @@ pub struct MemoryShares {
     /// By index of service.
     services: Vec<Arc<MemoryShare>>,
     gateway: Arc<MemoryShare>,
+    unfinished_heads: Arc<MemoryShare>,
 }
 
 impl MemoryShares {
     pub fn new<'a>(memory: &Arc<Memory>, services: impl Iterator<Item = &'a str>) -> Self {
         let services = services.map(|name| memory.share(Some(name))).collect();
-        MemoryShares { services, gateway: memory.share(None) }
+        let unfinished_heads = memory.share(Some(UNFINISHED_HEADS));
+        MemoryShares { services, gateway: memory.share(None), unfinished_heads }
+    }
+
+    /// That of the heads of which it is not known yet whose they are.
+    pub fn of_unfinished_heads(&self) -> &Arc<MemoryShare> {
+        &self.unfinished_heads
     }
 
     /// That of a service, by its index; `None`: of the gateway's own calls.

@@ -335,6 +335,30 @@ fn the_heads_of_requests_that_wait_are_claimed_too() {
     is_free(&gateway);
 }
 
+/// Of heads that are not complete, nobody knows whose they are.
+#[test]
+fn unfinished_heads_are_claimed_too_and_leave_others_their_room() {
+    let gateway = gateway("memory = \"4MiB\"");
+    let half = ["GET /region/province HTTP/1.1\r\nhost: gw\r\nx-long: ", &"x".repeat(50_000)].concat();
+    let strangers: Vec<_> = (0..80)
+        .map(|_| {
+            let mut stream = TcpStream::connect(gateway.data).expect("connected");
+            let _ = stream.write_all(half.as_bytes());
+            stream
+        })
+        .collect();
+    until("some are refused", || gateway.metric("requests_total", &[("outcome", "overloaded")]) >= 30.0);
+    assert!((500_000..2_500_000).contains(&used(&gateway)), "{}", used(&gateway));
+    assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("office")).status, 200);
+    // One that is completed gives its claim back.
+    drop(strangers);
+    is_free(&gateway);
+    let mut whole = gateway.connect();
+    whole.write(&get("/region/province").by("shop").header("x-long", &"x".repeat(50_000)).bytes());
+    assert_eq!(whole.read_response("GET").expect("a response").status, 200);
+    is_free(&gateway);
+}
+
 /// Skips an integer of a header block whose first byte has a prefix of so many bits (RFC 7541, section 5.1).
 fn integer(block: &mut &[u8], bits: u32) -> usize {
     let most = (1 << bits) - 1;

@@ -1,0 +1,47 @@
+//! The memory of a request head that is not complete.
+//!
+//! hyper keeps what has come of it, and nobody knows yet whose it is: 10,000 connections with half a head each would take
+//! 600 MB. So a head that is not small claims what it takes, with the lowest priority, until it is complete (then
+//! `body::claim_head` goes on). Must not know what is in it. Fails with [`MemoryExhausted`].
+
+use std::sync::Arc;
+
+use crate::{
+    body::SMALL_HEAD,
+    config::Priority,
+    memory::{MemoryClaim, MemoryExhausted, MemoryShare},
+};
+
+#[derive(Debug, Default)]
+pub(super) struct UnfinishedHead {
+    /// Absent in tests.
+    share: Option<Arc<MemoryShare>>,
+    /// What has come of the head in progress.
+    bytes: usize,
+    claim: Option<MemoryClaim>,
+}
+
+impl UnfinishedHead {
+    pub(super) fn of(share: Arc<MemoryShare>) -> Self {
+        UnfinishedHead { share: Some(share), ..UnfinishedHead::default() }
+    }
+
+    /// So many bytes have come, perhaps with its end and more.
+    pub(super) fn came(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// What has come was not its end.
+    pub(super) fn claim(&mut self) -> Result<(), MemoryExhausted> {
+        let Some(share) = self.share.as_ref().filter(|_| self.bytes > SMALL_HEAD) else { return Ok(()) };
+        let claim = self.claim.get_or_insert_with(|| share.allowance(Priority::Low).begin());
+        // hyper's buffer doubles.
+        claim.grow_to(self.bytes.next_power_of_two())
+    }
+
+    /// It is complete, or there is none.
+    pub(super) fn end(&mut self) {
+        self.bytes = 0;
+        self.claim = None;
+    }
+}

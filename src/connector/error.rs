@@ -1,4 +1,8 @@
 //! Why there is no connection, and whose fault that is. Pure.
+//!
+//! What socket(2) and connect(2) return at once was decided by this host, whatever it says: a route that rejects
+//! (EHOSTUNREACH, EINVAL), no address family, no free port. What comes later was reported by the network. Only a refused
+//! connection is both: one to this host itself is refused at once.
 
 use std::{
     io::{self, ErrorKind},
@@ -64,8 +68,32 @@ pub(super) enum ConnectFault {
     Exhausted,
 }
 
+/// An attempt to connect that failed.
+#[derive(Debug)]
+pub(super) struct FailedAttempt {
+    pub(super) error: io::Error,
+    pub(super) fault: ConnectFault,
+}
+
+impl FailedAttempt {
+    /// socket(2) or connect(2) has returned this error.
+    pub(super) fn at_once(error: io::Error) -> Self {
+        const OF_THE_OTHER_SIDE: [Errno; 3] = [Errno::CONNREFUSED, Errno::CONNRESET, Errno::TIMEDOUT];
+        let fault = match (ConnectFault::of(&error), Errno::from_io_error(&error)) {
+            (ConnectFault::Remote, Some(errno)) if !OF_THE_OTHER_SIDE.contains(&errno) => ConnectFault::NoWayOut,
+            (fault, _) => fault,
+        };
+        FailedAttempt { error, fault }
+    }
+
+    /// The connection was being opened.
+    pub(super) fn later(error: io::Error) -> Self {
+        FailedAttempt { fault: ConnectFault::of(&error), error }
+    }
+}
+
 impl ConnectFault {
-    pub(super) fn of(error: &io::Error) -> Self {
+    fn of(error: &io::Error) -> Self {
         const EXHAUSTED: [Errno; 6] =
             [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC, Errno::AGAIN];
         const NO_WAY_OUT: [Errno; 5] =
@@ -81,7 +109,13 @@ impl ConnectFault {
 
 impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
-        match ConnectFault::of(&error) {
+        FailedAttempt::later(error).into()
+    }
+}
+
+impl From<FailedAttempt> for ConnectError {
+    fn from(FailedAttempt { error, fault }: FailedAttempt) -> Self {
+        match fault {
             ConnectFault::NoWayOut | ConnectFault::Exhausted => ConnectError::Local(error.to_string()),
             ConnectFault::Remote => ConnectError::Remote(error.to_string()),
         }
@@ -126,6 +160,15 @@ mod tests {
         }
         assert!(matches!(ConnectError::from(io::Error::from(ErrorKind::OutOfMemory)), ConnectError::Local(_)));
         assert!(matches!(ConnectError::from(io::Error::other("certificate")), ConnectError::Remote(_)));
+    }
+
+    #[test]
+    fn what_the_system_returns_at_once_is_a_fault_of_this_host() {
+        let of = |errno: Errno| FailedAttempt::at_once(io::Error::from(errno)).fault;
+        for errno in [Errno::HOSTUNREACH, Errno::INVAL, Errno::AFNOSUPPORT, Errno::ADDRINUSE, Errno::NETUNREACH] {
+            assert_eq!(of(errno), ConnectFault::NoWayOut, "{errno:?}");
+        }
+        assert_eq!((of(Errno::MFILE), of(Errno::CONNREFUSED)), (ConnectFault::Exhausted, ConnectFault::Remote));
     }
 
     #[test]

@@ -7,14 +7,14 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     task::Poll,
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::error::{ConnectError, ConnectFault};
+use super::error::{ConnectError, ConnectFault, FailedAttempt};
 use crate::deadline;
 
 /// Time from one attempt to the next (RFC 8305, section 8).
@@ -57,10 +57,10 @@ where
     let delay = (left / addresses.len().max(1) as u32).clamp(MIN_ATTEMPT_DELAY, ATTEMPT_DELAY);
     let mut waiting = addresses.iter().copied();
     let mut running = Vec::new();
-    let mut most_telling: Option<io::Error> = None;
+    let mut most_telling: Option<FailedAttempt> = None;
     loop {
         if let Some(address) = waiting.next() {
-            let attempt = connect(address);
+            let attempt = attempt(connect(address));
             running.push(Box::pin(async move { attempt.await.map(|connection| (connection, address)) }));
         } else if running.is_empty() {
             let none = || ConnectError::Remote("the name has no address".into());
@@ -70,18 +70,26 @@ where
         let until = if is_last { by } else { by.min(Instant::now() + delay) };
         match deadline::until(until, first(&mut running)).await {
             Some(Ok(connected)) => return Ok(connected),
-            Some(Err(error)) => {
-                let tells_less = |known: &io::Error| ConnectFault::of(known) <= ConnectFault::of(&error);
-                if most_telling.as_ref().is_none_or(tells_less) {
-                    most_telling = Some(error);
+            Some(Err(failed)) => {
+                if most_telling.as_ref().is_none_or(|known| known.fault <= failed.fault) {
+                    most_telling = Some(failed);
                 }
             }
             None if Instant::now() < by => {}
             None => {
-                let exhausted = most_telling.filter(|error| ConnectFault::of(error) == ConnectFault::Exhausted);
+                let exhausted = most_telling.filter(|failed| failed.fault == ConnectFault::Exhausted);
                 return Err(exhausted.map_or_else(ConnectError::late, ConnectError::from));
             }
         }
+    }
+}
+
+/// The result of an attempt, which calls socket(2) and connect(2) when it is first polled.
+async fn attempt<T>(connect: impl Future<Output = io::Result<T>>) -> Result<T, FailedAttempt> {
+    let mut connect = pin!(connect);
+    match poll_fn(|cx| Poll::Ready(connect.as_mut().poll(cx))).await {
+        Poll::Ready(connected) => connected.map_err(FailedAttempt::at_once),
+        Poll::Pending => connect.await.map_err(FailedAttempt::later),
     }
 }
 

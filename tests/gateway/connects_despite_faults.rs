@@ -193,6 +193,21 @@ fn an_address_that_never_answers_is_unreachable_for_all_classes() {
     }
 }
 
+/// A link-local address without an interface: connect(2) fails at once (EINVAL, as with a `blackhole` route).
+#[test]
+fn what_this_host_refuses_at_once_is_no_fault_of_fastrac() {
+    let base_url = Some("http://[fe80::1]:8080".to_owned());
+    let gateway = Setup { base_url, account: "allow_cleartext = true", wait: false, ..Setup::default() }.start();
+    until("a key pair", || gateway.app().gateway.was_ready());
+    for number in 0..30 {
+        for request in [get("/order/track"), post("/order/express", &bodies::order(number))] {
+            let response = gateway.send(request.by("shop"));
+            let told = (response.status, response.code(), response.sent().to_owned());
+            assert_eq!(told, (503, "gateway.overloaded".to_owned(), "no".to_owned()), "{response:?}");
+        }
+    }
+}
+
 #[test]
 fn a_silent_address_of_a_proxy_leaves_the_others_their_chance() {
     let proxy = crate::connects_through_proxies::Proxy::start();

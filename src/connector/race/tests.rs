@@ -22,6 +22,7 @@ enum Peer {
     Accepts(u64),
     Refuses(u64),
     Fails(Errno),
+    FailsLater(Errno),
     Silent,
 }
 
@@ -42,6 +43,10 @@ async fn raced(peers: &[Peer], by: u64) -> (Result<u8, ConnectError>, u64) {
                     Err(Errno::CONNREFUSED.into())
                 }
                 Peer::Fails(errno) => Err(errno.into()),
+                Peer::FailsLater(errno) => {
+                    sleep(Duration::from_millis(1)).await;
+                    Err(errno.into())
+                }
                 Peer::Silent => std::future::pending().await,
             }
         }
@@ -80,6 +85,10 @@ async fn the_most_telling_error_is_reported() {
         (vec![refuses], false),
         (vec![no_descriptor], true),
         (vec![no_address, no_address], true),
+        // A route of this host that rejects; a router that says so.
+        (vec![Fails(Errno::HOSTUNREACH), Fails(Errno::INVAL)], true),
+        (vec![FailsLater(Errno::HOSTUNREACH), Fails(Errno::INVAL)], false),
+        (vec![Fails(Errno::CONNREFUSED)], false),
         // The other address might have been the one that works.
         (vec![refuses, no_descriptor], true),
         (vec![no_descriptor, refuses], true),

@@ -17,7 +17,7 @@ mod revoked;
 mod use_watch;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -36,7 +36,11 @@ use crate::{
     connector::Connector,
     degraded::DegradedReports,
     edge::tls::{TlsFilesError, TlsListeners},
-    files::{FileWatch, RootsError, configuration::LoadedConfig},
+    files::{
+        FileWatch, RootsError,
+        configuration::{LoadError, LoadedConfig},
+        configuration_within_deadline,
+    },
     inspect,
     keys::{Keeper, KeySettings, Keys, NoKey, SentSettings, SourceError, VaultError},
     orders::Orders,
@@ -184,7 +188,7 @@ impl Gateway {
 
     fn read_again(&self, watch: &mut FileWatch, confirmed: bool) -> Result<(), ReloadError> {
         let file = self.file.as_deref().ok_or(ReloadError::NoFile)?;
-        let LoadedConfig { mut config, warnings } = inspect::load(file, watch)?;
+        let LoadedConfig { mut config, warnings } = load_in_time(file, watch)?;
         let (snapshot, in_force) = (self.current.load_full(), self.in_force.load_full());
         let (now, new) = (Inventory::of(&in_force.config), Inventory::of(&config));
         let removals = Removals::to_confirm(&now, &new, in_force.config.reload.removals);
@@ -265,6 +269,19 @@ impl Gateway {
     pub fn account_was_ready(&self, account: &Account) -> bool {
         self.ready.account(account)
     }
+}
+
+/// Reads and checks the configuration, but waits for no disk that does not respond; `watch` is as it was then.
+fn load_in_time(file: &Path, watch: &mut FileWatch) -> Result<LoadedConfig, LoadError> {
+    let path = file.to_owned();
+    let load = move || {
+        let mut watch = FileWatch::default();
+        (inspect::load(&path, &mut watch), watch)
+    };
+    let (loaded, read) = configuration_within_deadline(file, load)
+        .map_err(|source| LoadError::Unreadable { path: file.to_owned(), source })?;
+    *watch = read;
+    loaded
 }
 
 /// The accounts, as they were before, that are not called at their addresses any more.

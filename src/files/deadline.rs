@@ -4,6 +4,7 @@
 //! [`DEADLINE`]. While such a thread hangs, no other one is started for that file. Never fails.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::mpsc::sync_channel,
     thread,
@@ -14,6 +15,10 @@ use parking_lot::Mutex;
 
 /// How long opening and reading a file may take. A pipe has its own, shorter one.
 pub(super) const DEADLINE: Duration = Duration::from_secs(8);
+
+/// How long reading a configuration and all that it names may take: files on a disk that hangs are waited for one after the
+/// other, and their metadata has no deadline of its own. Less than a reload waits for the one before it.
+const CONFIGURATION_DEADLINE: Duration = Duration::from_secs(16);
 
 /// The reads in progress.
 static READS: Mutex<Vec<FileRead>> = Mutex::new(Vec::new());
@@ -26,10 +31,28 @@ struct FileRead {
 
 /// The result of `read`; `None` if it takes too long, or an earlier one of this file still does.
 pub(super) fn within_deadline<T: Send + 'static>(path: &Path, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    within(DEADLINE, path, read)
+}
+
+/// The same, for a configuration and all that it names.
+///
+/// # Errors
+/// It takes too long, or an earlier reading still does.
+pub(crate) fn configuration_within_deadline<T: Send + 'static>(
+    path: &Path,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    // Not the name of a file, which has a deadline of its own.
+    let all = Path::new("all that a configuration names").join(path.strip_prefix("/").unwrap_or(path));
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "it, or a file or folder that it names, does not respond");
+    within(CONFIGURATION_DEADLINE, &all, read).ok_or_else(late)
+}
+
+fn within<T: Send + 'static>(time: Duration, path: &Path, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let this = FileRead { path: path.to_owned(), began: Instant::now() };
     {
         let mut reads = READS.lock();
-        if reads.iter().any(|other| other.path == path && other.began.elapsed() >= DEADLINE) {
+        if reads.iter().any(|other| other.path == path && other.began.elapsed() >= time) {
             return None;
         }
         reads.push(this.clone());
@@ -47,7 +70,7 @@ pub(super) fn within_deadline<T: Send + 'static>(path: &Path, read: impl FnOnce(
         end(&this);
         return None;
     }
-    result.recv_timeout(DEADLINE).ok()
+    result.recv_timeout(time).ok()
 }
 
 fn end(this: &FileRead) {

@@ -8,7 +8,7 @@ use std::{collections::HashSet, path::PathBuf};
 use super::{includes::expand, stamp::Stamp};
 
 /// Detects changes of a set of files.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileWatch {
     files: Vec<PathBuf>,
     /// Patterns of further files, which may not exist yet.

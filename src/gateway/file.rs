@@ -75,9 +75,18 @@ impl Gateway {
         let Some(file) = self.file.as_deref().filter(|_| self.in_force.load().config.reload.watch) else {
             return false;
         };
+        let before = self.watch.lock().clone();
+        let mut polled = before.clone();
+        // Locks nothing: a disk that hangs makes no reload wait.
+        let has_changed = polled.poll();
         let mut watch = self.watch.lock();
+        if *watch != before {
+            // They were read meanwhile.
+            return false;
+        }
+        *watch = polled;
         // A file that is removed is not read: the configuration in force stays.
-        watch.poll() && watch.first_exists() && {
+        has_changed && watch.first_exists() && {
             tracing::info!(file = %file.display(), "the configuration file, or a file that it names, has changed");
             // It says itself how it went.
             let _ = self.reload_as(&mut watch, false);

@@ -179,6 +179,31 @@ fn a_key_file_that_hangs_is_a_lost_source_until_it_responds() {
     terminate(&mut program);
 }
 
+/// Issue: a reload waited without end for metadata of files, and another one for that, or for a poll that did.
+#[test]
+fn a_configuration_whose_metadata_hangs_is_an_error_of_a_reload() {
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let configuration = with_token(&configuration(&url(fastrac.addr())));
+    let configuration = format!("include = [\"services.d/*.toml\"]\n{configuration}");
+    let mut program = hang.start(&configuration);
+    fs::create_dir(program.file("services.d")).expect("created");
+    let reload = || Connection::open(program.admin).send(&operator("POST", "/reload"));
+    assert_eq!(reload().status, 200);
+    for (number, what) in ["/gateway.toml", "/services.d"].into_iter().enumerate() {
+        fs::write(hang.metadata(), what).expect("written");
+        let response = reload();
+        assert_eq!((response.status, response.code().as_str()), (422, "config.unreadable"), "{}", response.text());
+        end(&hang.metadata());
+        until("it responds again", || reload().status == 200);
+        // The poll that hung goes on.
+        let changed = configuration.replace("allow = [", &format!("# {number}\nallow = ["));
+        fs::write(program.file("gateway.toml"), changed).expect("written");
+        let seen = "or a file that it names, has changed";
+        until("a change is seen", || program.stderr().matches(seen).count() > number);
+    }
+    terminate(&mut program);
+}
+
 #[test]
 fn name_lookups_that_hang_delay_no_stop() {
     let hang = SystemFaults::new();

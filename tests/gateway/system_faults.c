@@ -1,6 +1,7 @@
 /* Preloaded into the gateway: a wall clock that is two hours ahead while a file exists, a machine that was suspended for the seconds that are in a file, a disk, a name resolution and a call of the audit log that hang while a file exists, a disk that is full for logs,
    for the state store or for the archive of orders while a file exists, and a process that is killed in the middle of a write to a log or to the archive. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <netdb.h>
@@ -97,6 +98,28 @@ static void hang_lookup(const char *path) {
     if (prctl(PR_GET_NAME, thread) == 0 && strcmp(thread, "store-reader") == 0) hang_while("HANG_LOOKUPS");
 }
 
+/* The end of the path whose metadata hangs is in the file HANG_METADATA. */
+static void hang_metadata(const char *path) {
+    char end[64] = "";
+    const char *name = getenv("HANG_METADATA");
+    while (path && name && access(name, F_OK) == 0) {
+        FILE *file = fopen(name, "r");
+        if (file) {
+            if (fscanf(file, "%63s", end) != 1) end[0] = 0;
+            fclose(file);
+        }
+        size_t length = strlen(path), wanted = strlen(end);
+        if (!wanted || length < wanted || strcmp(path + length - wanted, end) != 0) return;
+        usleep(10000);
+    }
+}
+
+DIR *opendir(const char *path) {
+    DIR *(*real)(const char *) = dlsym(RTLD_NEXT, "opendir");
+    hang_metadata(path);
+    return real(path);
+}
+
 #define AUDIT "/audit.jsonl"
 
 /* HANG_AUDIT concerns the audit log; the file names the call that hangs: open, stat or write. */
@@ -158,6 +181,7 @@ int statx(int folder, const char *path, int flags, unsigned mask, struct statx *
     int (*real)(int, const char *, int, unsigned, struct statx *) = dlsym(RTLD_NEXT, "statx");
     hang_path(path);
     hang_lookup(path);
+    hang_metadata(path);
     hang_audit("stat", path && strstr(path, AUDIT) ? 1 : path && !*path && exists("HANG_AUDIT") && is_file(folder, AUDIT));
     return real(folder, path, flags, mask, found);
 }

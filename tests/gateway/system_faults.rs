@@ -49,7 +49,7 @@ impl SystemFaults {
         command.env("FULL_STORE", self.full_store()).env("CLOCK_AHEAD", self.clock_ahead());
         command.env("SUSPENDED", self.suspended());
         command.env("HANG_FILES", self.files()).env("HANG_ARCHIVE", self.archive());
-        command.env("HANG_AUDIT", self.audit());
+        command.env("HANG_AUDIT", self.audit()).env("HANG_METADATA", self.metadata());
         command.env("HANG_LOOKUPS", self.lookups());
         command.env("FULL_ARCHIVE", self.full_archive()).env("KILL_ARCHIVE", self.killed_archive());
     }
@@ -87,6 +87,11 @@ impl SystemFaults {
     /// Name lookups hang.
     pub(crate) fn names(&self) -> PathBuf {
         self.folder.path().join("names")
+    }
+
+    /// The metadata of the file or folder hangs whose path ends like the text in the file.
+    pub(crate) fn metadata(&self) -> PathBuf {
+        self.folder.path().join("metadata")
     }
 
     /// The call of the audit log that is named in the file hangs: `open`, `stat` or `write`.

@@ -58,7 +58,7 @@ use clock_mark::ClockMark;
 use rotations::Rotations;
 pub use secrecy::protect_memory;
 pub use sockets::Sockets;
-pub use stop::CLOSING;
+pub use stop::{CLOSING, ENDING};
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]

@@ -12,8 +12,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{App, cache_snapshots::on_thread};
 use crate::edge::runtime::DataThread;
 
-/// How long threads, store and logs may take to close after the drain has cut something off.
+/// How long the process may go on after the drain has cut something off, until threads, store and logs are closed.
 pub const CLOSING: Duration = Duration::from_secs(2);
+
+/// The part of [`CLOSING`] that is left for the process itself to end.
+pub const ENDING: Duration = Duration::from_millis(100);
 
 /// How long the exchange log may take to write its last lines, at most.
 const LOG_CLOSING: Duration = Duration::from_secs(5);
@@ -64,7 +67,7 @@ impl App {
             }
         });
         gateway.live.orders.write_time();
-        let close_by = cut_off.max(Instant::now() + CLOSING).min(cut_off + CLOSING);
+        let close_by = close_by(cut_off, Instant::now());
         // Before anything is counted for the last time: calls of the gateway's own that are in progress are dropped with the
         // runtime, and then count as sent or as never sent. Files that are being read or written may delay that.
         control.shutdown_timeout(CLOSING / 4);
@@ -78,7 +81,7 @@ impl App {
                     vault.close().await;
                 }
             };
-            let session = bounded(Instant::now() + CLOSING / 2, "the vault", session);
+            let session = bounded(close_by.min(Instant::now() + CLOSING / 2), "the vault", session);
             let state = async {
                 // Nothing is sent any more.
                 ledger.close(gateway.close_counts()).await;
@@ -91,7 +94,8 @@ impl App {
             let withdrawn = on_thread("orders-withdrawn", move || orders.note_withdrawn());
             let withdrawn = bounded(close_by, "the note of orders that were not sent", withdrawn);
             // Commands that were cut off have their lines by now.
-            let audit = on_thread("audit-close", move || audit.close(AUDIT_CLOSING));
+            let audit_closing = (close_by - Instant::now()).min(AUDIT_CLOSING);
+            let audit = on_thread("audit-close", move || audit.close(audit_closing));
             let snapshot_by = close_by.min(Instant::now() + SNAPSHOT_CLOSING);
             let entries = snapshots.close(snapshot_by);
             let entries = bounded(snapshot_by, "the snapshot of the cache, whose disk does not respond", entries);
@@ -103,9 +107,29 @@ impl App {
     }
 }
 
+/// Until when store and logs are waited for, if the drain ends at `cut_off` at the latest and has ended at `now`.
+fn close_by(cut_off: Instant, now: Instant) -> Instant {
+    // Before the process ends without them, so that the log says what is not waited for.
+    cut_off.max(now + CLOSING).min(cut_off + CLOSING - 2 * ENDING)
+}
+
 /// Waits for something to end, but not for longer than `close_by`.
 async fn bounded<T>(close_by: Instant, what: &str, end: impl Future<Output = T>) {
     if timeout_at(close_by, end).await.is_err() {
         tracing::error!("the shutdown does not wait any longer for {what}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hangs_is_waited_for_until_shortly_before_the_promised_end() {
+        let (second, cut_off) = (Duration::from_secs(1), Instant::now() + Duration::from_secs(60));
+        for late in [0, 1, 2] {
+            assert_eq!(close_by(cut_off, cut_off + second * late), cut_off + CLOSING - 2 * ENDING);
+        }
+        assert_eq!(close_by(cut_off, cut_off - second * 30), cut_off, "nothing was left to be cut off");
     }
 }

@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{FAILED, WRONG, notify, output};
 use crate::{
-    app::{App, CLOSING, protect_memory},
+    app::{App, CLOSING, ENDING, protect_memory},
     connector::Connector,
     files::{FileWatch, configuration::LoadError},
     gateway::Gateway,
@@ -160,7 +160,7 @@ impl Received {
         tokio::select! {
             _ = ended => Ok(0),
             () = self.end() => Ok(FAILED),
-            () = tokio::time::sleep(CLOSING + MARGIN) => {
+            () = tokio::time::sleep(longest_stop(Duration::ZERO)) => {
                 tracing::error!("start-up hangs; the process ends without it");
                 Ok(0)
             }
@@ -194,7 +194,7 @@ impl Running {
         tokio::select! {
             _ = self.stopped => Ok(0),
             () = received.end() => Ok(FAILED),
-            () = tokio::time::sleep(drain + CLOSING + MARGIN) => {
+            () = tokio::time::sleep(longest_stop(drain)) => {
                 tracing::error!("the shutdown hangs; the process ends without it");
                 Ok(0)
             }
@@ -202,8 +202,10 @@ impl Running {
     }
 }
 
-/// How much longer than planned a shutdown may take.
-const MARGIN: Duration = Duration::from_secs(1);
+/// How long a stop may take before the process ends without it.
+fn longest_stop(drain: Duration) -> Duration {
+    drain + CLOSING - ENDING
+}
 
 /// The thread of the gateway: opens it, and stops it on request.
 fn run_gateway(
@@ -254,5 +256,16 @@ fn print_error(error: &LoadError) {
     output::error(error);
     if let LoadError::Invalid { errors, .. } = error {
         errors.iter().for_each(output::message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_that_hangs_ends_within_two_seconds_of_the_drain() {
+        let drain = Duration::from_secs(60);
+        assert!(longest_stop(drain) < drain + Duration::from_secs(2));
     }
 }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONNECTION};
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    body::{Frame, Incoming},
+    body::{Body as _, Frame, Incoming},
     client::conn::http1::{self, Connection, SendRequest},
 };
 use hyper_util::rt::TokioIo;
@@ -45,6 +45,11 @@ const MAX_HEADER_LIST: usize = 60 * 1024;
 /// request seldom meets a connection that is just being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Maximum size of a request's body after which the connection is used again, bytes. Fastrac may respond before it has taken
+/// the request, and what the buffers of both systems hold cannot be seen: the next request would be behind that. Orders have
+/// some kilobytes.
+const MAX_KEPT_BODY: u64 = 64 * 1024;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Maximum number of idle connections that a worker keeps for one destination.
@@ -57,6 +62,8 @@ pub struct UpstreamConnection {
     sender: SendRequest<Full<Bytes>>,
     driver: Driver,
     limits: ReadLimits,
+    /// It has carried a request whose body was longer than [`MAX_KEPT_BODY`].
+    carried_long: bool,
     destination: Arc<Destination>,
     counted: CountedConnection,
 }
@@ -95,6 +102,7 @@ impl UpstreamConnection {
             sender,
             driver: Driver { connection: Some(Box::pin(connection)), deadline, timer },
             limits,
+            carried_long: false,
             destination: destination.clone(),
             counted: destination.connections.opened(),
         })
@@ -103,6 +111,7 @@ impl UpstreamConnection {
     /// Sends a request and waits for the response's head.
     pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
         self.limits.begin_request();
+        self.carried_long |= request.body().size_hint().lower() > MAX_KEPT_BODY;
         let response = self.sender.try_send_request(request);
         match self.driver.drive(std::pin::pin!(response)).await {
             Ok(Ok(response)) => {
@@ -239,11 +248,11 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection whose response was read to its end, unless it has ended or will be closed, or Fastrac responded
-    /// before it had taken the whole request: the next one would be behind the rest of that.
+    /// Keeps a connection whose response was read to its end, unless it has ended or will be closed, or Fastrac may not have
+    /// taken the whole request: the next one would be behind the rest of that.
     pub(super) fn put(&self, mut connection: UpstreamConnection, headers: &HeaderMap, now: Instant) {
         let is_open = connection.driver.connection.is_some() && connection.sender.is_ready();
-        let reusable = is_open && connection.limits.has_flushed();
+        let reusable = is_open && connection.limits.has_flushed() && !connection.carried_long;
         if !reusable || headers.get_all(CONNECTION).iter().any(closes) {
             return;
         }

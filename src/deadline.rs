@@ -34,8 +34,9 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 /// How long what had arrived at the end of a wait may take to be read, if it comes in pieces.
 pub(crate) const ARRIVED_WITHIN: Duration = Duration::from_secs(1);
 
-/// A timer that fires so much after it was due shows that its thread did not run: those of tokio are up to 1 ms late.
-const LATE: Duration = Duration::from_millis(5);
+/// A timer that fires so much after it was due shows that its thread did not run: those of tokio are up to 1 ms late, and a
+/// turn of a busy thread takes a few, after which deadlines must still be exact.
+const LATE: Duration = Duration::from_millis(20);
 
 /// How long other threads have, after such a timer, to pass on what arrived while it was due. They need a few turns.
 const HAND_OVER: Duration = Duration::from_millis(100);
@@ -403,7 +404,7 @@ mod tests {
     async fn what_others_pass_on_after_a_pause_is_read() {
         let (pass_on, passed_on) = tokio::sync::oneshot::channel();
         let others = async {
-            pause(Duration::from_millis(40)).await;
+            pause(Duration::from_millis(100)).await;
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
@@ -417,7 +418,7 @@ mod tests {
     #[tokio::test]
     async fn after_a_pause_other_threads_are_waited_for_once() {
         let end = Instant::now() + Duration::from_millis(5);
-        let (output, ()) = tokio::join!(until(end, std::future::pending::<()>()), pause(Duration::from_millis(20)));
+        let (output, ()) = tokio::join!(until(end, std::future::pending::<()>()), pause(Duration::from_millis(80)));
         assert!(output.is_none() && end.elapsed() >= HAND_OVER);
     }
 

@@ -32,7 +32,7 @@ fn futures_stay_small() {
     let sizes = [
         ("served", served, 2176),
         ("hit", hit, 1920),
-        ("fill", fill, 704),
+        ("fill", fill, 720),
         ("fetch", fetch, 3984),
         ("order", order, 256),
     ];

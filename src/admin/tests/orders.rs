@@ -61,12 +61,24 @@ async fn one_is_settled_by_its_id_or_its_number() {
     assert_eq!(stage.get("/orders").await.json()["orders"], serde_json::json!([]));
     assert_eq!(orders.unknown_count("main"), 0);
     // Who, what, why.
-    let audit = fs::read_to_string(stage.folder.path().join("state/audit.jsonl")).unwrap();
+    let audit = audit_log(&stage, "not-executed", 1).await;
     let settled = audit.lines().find(|line| line.contains("AWB JX123")).expect("a line");
     for part in
         ["\"action\":\"orders_settle\"", "\"token\":\"admin\"", "\"order\":\"req-a\"", "\"settled\":\"executed\""]
     {
         assert!(settled.contains(part), "{settled}");
+    }
+}
+
+/// The audit log, once it has this text so often.
+async fn audit_log(stage: &TestAdmin, part: &str, count: usize) -> String {
+    let file = stage.folder.path().join("state/audit.jsonl");
+    loop {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        if text.matches(part).count() >= count {
+            return text;
+        }
+        tokio::task::yield_now().await;
     }
 }
 
@@ -110,13 +122,5 @@ async fn no_credential_is_kept_in_the_audit_log() {
     ] {
         assert_eq!(stage.post(path, &body).await.status, status, "{body}");
     }
-    let file = stage.folder.path().join("state/audit.jsonl");
-    let audit = async || loop {
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        if text.matches("cache_purge").count() == 2 {
-            return text;
-        }
-        tokio::task::yield_now().await;
-    };
-    assert!(!audit().await.contains(secret));
+    assert!(!audit_log(&stage, "cache_purge", 2).await.contains(secret));
 }

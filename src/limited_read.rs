@@ -129,10 +129,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for LimitedRead<S> {
         let LimitedRead { io, limits } = self.get_mut();
         ready!(limits.poll_turn(cx));
         let Left { silent, turn, .. } = &*limits.0;
-        if silent.load(Relaxed) == 0 {
-            let what = "the head of the response, or what frames its body, is too long";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
-        }
         let before = buf.filled().len();
         let polled = Pin::new(io).poll_read(cx, buf);
         if polled.is_pending() {
@@ -140,6 +136,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for LimitedRead<S> {
         }
         ready!(polled)?;
         let count = buf.filled().len() - before;
+        // Not before: hyper looks for more behind a last piece that was long and has not been taken yet.
+        if count > 0 && silent.load(Relaxed) == 0 {
+            buf.set_filled(before);
+            let what = "the head of the response, or what frames its body, is too long";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
+        }
         for left in [silent, turn] {
             left.store(left.load(Relaxed).saturating_sub(count), Relaxed);
         }

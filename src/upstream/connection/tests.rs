@@ -120,6 +120,34 @@ async fn a_connection_whose_request_was_perhaps_not_taken_whole_carries_no_other
     }
 }
 
+/// Issue: the read that looks for more after a long last piece failed, and ended the connection.
+#[tokio::test]
+async fn a_connection_whose_response_was_long_carries_the_next_request() {
+    for of in (50_000..=400_000).step_by(25_000) {
+        let (pool, destination, mut peer) = idle().await;
+        let mut connection = pool.take(&destination, Instant::now(), soon()).unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {of}\r\n\r\n");
+        let long = [head.as_bytes(), &vec![0; of]].concat();
+        let peer_side = async {
+            heard(&mut peer).await;
+            peer.write_all(&long).await.unwrap();
+        };
+        let exchange = async {
+            let Ok(mut response) = connection.send(request("/long")).await else { panic!("no response") };
+            let mut length = 0;
+            while length < of {
+                // Much comes meanwhile.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                let frame = connection.frame(response.body_mut()).await.unwrap().unwrap();
+                length += frame.unwrap().into_data().unwrap().len();
+            }
+            pool.put(connection, response.headers(), Instant::now());
+        };
+        tokio::join!(exchange, peer_side);
+        assert!(pool.take(&destination, Instant::now(), soon()).is_some(), "{of}");
+    }
+}
+
 /// The body of a chunked response: its pieces, and the most of them in one poll; `Err`: it failed.
 async fn pieces(body: Vec<u8>) -> hyper::Result<(usize, usize)> {
     let (pool, destination, mut peer) = idle().await;

@@ -34,6 +34,13 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware::{from_fn, from_fn_with_state},
+    routing::{get, post},
+};
+
 pub use self::{
     audit::{Audit, AuditError},
     server::{AdminListener, serve},
@@ -44,12 +51,6 @@ use crate::{
     reconcile::Reconciler,
     store::Store,
     warm::Warmer,
-};
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    middleware::{from_fn, from_fn_with_state},
-    routing::{get, post},
 };
 
 /// Maximum size of a request body, in bytes. Real ones have about a hundred.

@@ -204,18 +204,17 @@ impl Gateway {
         }
         let tls = self.live.tls.read_again(&config.listen).map_err(StartError::Tls)?;
         let previous = Previous { snapshot: &snapshot, config: &in_force.config };
-        let (compiled, mut keys) = compile(&config, Some(previous), self.compile_context())?;
+        let (compiled, keys) = compile(&config, Some(previous), self.compile_context())?;
         let has_snapshot = config.cache.snapshot || in_force.config.cache.snapshot;
         let forgotten = has_snapshot.then(|| forget_on_disk(&self.live.snapshot_file, &snapshot, &compiled));
         left_accounts(&snapshot, &compiled).for_each(|account| account.leave());
-        let left = tokio::time::Instant::now();
-        keys.changed.iter_mut().for_each(|(_, settings)| settings.moved = settings.moved.map(|_| left));
+        let since = tokio::time::Instant::now();
         let stay = |old: &Account| compiled.accounts.iter().any(|new| Arc::ptr_eq(&new.keys, &old.keys));
         let given_up = snapshot.accounts.iter().filter(|account| !stay(account));
         self.live.revoked.give_up(given_up.map(|account| &account.keys));
         self.current.store(Arc::new(compiled));
         // At once: until then, what is known of the pairs is what the address before has said.
-        let sent: Vec<_> = keys.changed.into_iter().map(send_settings(RECONFIGURE_WAIT)).collect();
+        let sent: Vec<_> = keys.changed.into_iter().map(send_settings(since, RECONFIGURE_WAIT)).collect();
         forgotten.iter().for_each(|forgotten| forgotten.keep_out_of(&snapshot.cache));
         forget_unused(&self.current.load());
         drop(forgotten);
@@ -290,10 +289,14 @@ fn left_accounts<'a>(before: &'a Snapshot, now: &'a Snapshot) -> impl Iterator<I
     before.accounts.iter().filter(move |old| !stays(old))
 }
 
-/// Sends the rotation tasks their settings. Blocks only if an inbox is full, and not longer than `within` in all.
-fn send_settings(within: Duration) -> impl FnMut((Arc<Keys>, KeySettings)) -> SentSettings {
+/// Sends the rotation tasks the settings that are theirs since then. Blocks only if an inbox is full, and not longer than
+/// `within` in all.
+fn send_settings(
+    since: tokio::time::Instant,
+    within: Duration,
+) -> impl FnMut((Arc<Keys>, KeySettings)) -> SentSettings {
     let end = Instant::now() + within;
-    move |(keys, settings)| keys.reconfigure(settings, end.saturating_duration_since(Instant::now()))
+    move |(keys, settings)| keys.reconfigure(settings, since, end.saturating_duration_since(Instant::now()))
 }
 
 /// Waits until settings are in force, but not longer than `within` in all.

@@ -221,11 +221,11 @@ impl Keys {
     }
 
     /// Sends the rotation task new settings. Blocks as long as its inbox is full, but not longer than `within`; after that,
-    /// they are lost.
-    pub(crate) fn reconfigure(&self, settings: KeySettings, within: Duration) -> SentSettings {
+    /// they are lost. What was refused before `since` was refused at the address before, if that is another.
+    pub(crate) fn reconfigure(&self, settings: KeySettings, since: Instant, within: Duration) -> SentSettings {
         let end = std::time::Instant::now() + within;
         let (reply, taken) = std_mpsc::channel();
-        let mut command = KeyCommand::Reconfigure { settings, reply };
+        let mut command = KeyCommand::Reconfigure { settings, since, reply };
         while let Err(error) = self.commands.try_send(command) {
             match error {
                 mpsc::error::TrySendError::Full(back) if std::time::Instant::now() < end => command = back,

@@ -1,8 +1,8 @@
 //! The audit log: one line for every POST and every refused token, in a file beside the exchange log.
 //!
-//! What always holds: writing never delays a request or the control thread, because a thread of its own collects the lines,
-//! which leaves writing them to another; what finds no room in its queue is counted and reported in the file. A flood can neither fill the disk nor push out
-//! lines of operators: a token that was compared has a line (how many those are of one peer is limited by `guard`); of
+//! What always holds: writing never delays a request or the control thread, because a thread of its own collects the
+//! lines, which leaves writing them to another; what finds no room in its queue is counted and reported in the file. A
+//! flood can neither fill the disk nor push out lines of operators: a token that was compared has a line (how many those are of one peer is limited by `guard`); of
 //! what is refused without that, a peer has few lines (`refused_requests`). The rest is summed up by
 //! peer, with its time. The file is opened for each batch, so it may be moved at any time; it is never pruned. It has
 //! whole lines only: a batch is written whole or not at all, and a line that a crash cut short becomes an event that

@@ -165,14 +165,13 @@ pub async fn serve<S>(io: S, protocol: Protocol, mut client: Client, context: Ar
 where
     S: AsyncRead + AsyncWrite + ClientSocket + Unpin + Send + 'static,
 {
-    let (activity, memory) = {
+    let (activity, heads) = {
         let current = context.current.load();
         (Activity::new(&current.limits), current.memory_shares.of_unfinished_heads().clone())
     };
     let shared_io = SharedIo::new(io);
     client.connection = Some(shared_io.link());
-    let timed = DeadlineIo::new(shared_io.clone(), activity.clone()).with_heads_in(memory);
-    let io = DeferredWrite::new(timed);
+    let io = DeferredWrite::new(DeadlineIo::new(shared_io.clone(), activity.clone(), heads));
     let followed = |io| TokioIo::new(FollowedIo::new(io, activity.clone()));
     let (shared, state) = (context.clone(), activity.clone());
     let service = service_fn(move |request| shared.serve_request(request, &state, client.clone()));

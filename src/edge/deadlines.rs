@@ -368,13 +368,9 @@ struct Stall {
 }
 
 impl<S> DeadlineIo<S> {
-    pub fn new(io: S, activity: Arc<Activity>) -> Self {
-        DeadlineIo { io, activity, timer: None, armed: false, stalled: None, head: UnfinishedHead::default() }
-    }
-
-    /// The same, where a head that is not complete claims its memory.
-    pub fn with_heads_in(self, share: Arc<MemoryShare>) -> Self {
-        DeadlineIo { head: UnfinishedHead::of(share), ..self }
+    /// A head that is not complete claims its memory of `heads`.
+    pub fn new(io: S, activity: Arc<Activity>, heads: Arc<MemoryShare>) -> Self {
+        DeadlineIo { io, activity, timer: None, armed: false, stalled: None, head: UnfinishedHead::of(heads) }
     }
 
     /// Whether the deadline has passed. If not, the task will be woken in time; also while busy, because hyper
@@ -597,7 +593,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
-    use crate::edge::client_socket::InMemory;
+    use crate::{edge::client_socket::InMemory, memory::Memory};
 
     const IDLE: Duration = Duration::from_secs(75);
     const HEAD: Duration = Duration::from_secs(10);
@@ -618,11 +614,23 @@ mod tests {
         }
     }
 
+    fn timed_io<S>(io: S, activity: Arc<Activity>) -> DeadlineIo<S> {
+        DeadlineIo::new(io, activity, Memory::new(1 << 20).share(None))
+    }
+
+    /// A read whose bytes are of no interest.
+    fn poll_read<S: AsyncRead + ClientSocket + Unpin>(
+        timed: &mut DeadlineIo<S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(timed).poll_read(cx, &mut ReadBuf::new(&mut [0; 8]))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_ends_quietly() {
         let (_peer, io) = duplex(64);
         let began = Instant::now();
-        let mut timed = DeadlineIo::new(io, Activity::new(&limits()));
+        let mut timed = timed_io(io, Activity::new(&limits()));
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(began.elapsed().as_secs(), 75);
     }
@@ -630,7 +638,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_head_is_an_error_however_it_drips() {
         let (mut peer, io) = duplex(64);
-        let (mut timed, began) = (DeadlineIo::new(io, Activity::new(&limits())), Instant::now());
+        let (mut timed, began) = (timed_io(io, Activity::new(&limits())), Instant::now());
         let drip = async {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -654,7 +662,7 @@ mod tests {
     async fn a_connection_whose_io_is_not_read_again_is_woken_all_the_same() {
         let (mut peer, io) = duplex(64);
         let activity = Activity::new(&limits());
-        let mut timed = DeadlineIo::new(io, activity.clone());
+        let mut timed = timed_io(io, activity.clone());
         peer.write_all(b"GET").await.unwrap();
         let mut buffer = [0; 8];
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 3);
@@ -680,7 +688,7 @@ mod tests {
     async fn a_busy_connection_has_no_deadline_here() {
         let (mut peer, io) = duplex(64);
         let activity = Activity::new(&limits());
-        let mut timed = DeadlineIo::new(io, activity.clone());
+        let mut timed = timed_io(io, activity.clone());
         peer.write_all(b"GET").await.unwrap();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
         activity.request_began();
@@ -698,8 +706,7 @@ mod tests {
         activity.request_ended();
         let (ended, mut written) = (Instant::now(), false);
         let read = std::future::poll_fn(|cx| {
-            let mut buffer = [0; 8];
-            let read = Pin::new(&mut timed).poll_read(cx, &mut ReadBuf::new(&mut buffer));
+            let read = poll_read(&mut timed, cx);
             if !written {
                 written = Pin::new(&mut timed).poll_write(cx, b"response").is_ready();
             }
@@ -723,8 +730,7 @@ mod tests {
             end(false);
             let (ended, mut written) = (Instant::now(), false);
             let read = std::future::poll_fn(|cx| {
-                let mut buffer = [0; 8];
-                let read = Pin::new(&mut timed).poll_read(cx, &mut ReadBuf::new(&mut buffer));
+                let read = poll_read(&mut timed, cx);
                 if !written {
                     written = Pin::new(&mut timed).poll_write(cx, b"response").is_ready();
                     end(true);
@@ -767,7 +773,7 @@ mod tests {
         let (_peer, io) = duplex(64);
         let activity = Activity::new(&limits());
         let late = Box::pin(tokio::time::sleep(Duration::from_secs(70)));
-        let (mut timed, began) = (DeadlineIo::new(LateFlush(io, late), activity.clone()), Instant::now());
+        let (mut timed, began) = (timed_io(LateFlush(io, late), activity.clone()), Instant::now());
         activity.request_began();
         timed.write_all(b"response").await.unwrap();
         activity.request_ended();
@@ -780,7 +786,7 @@ mod tests {
     async fn busy(size: usize) -> (tokio::io::DuplexStream, DeadlineIo<tokio::io::DuplexStream>, Arc<Activity>) {
         let (mut peer, io) = duplex(size);
         let activity = Activity::new(&limits());
-        let mut timed = DeadlineIo::new(io, activity.clone());
+        let mut timed = timed_io(io, activity.clone());
         peer.write_all(b"GET").await.unwrap();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
         activity.request_began();
@@ -867,7 +873,7 @@ mod tests {
         for requests in [0, 1, 3] {
             let (mut peer, io) = duplex(64 * 1024);
             let activity = Activity::new(&limits);
-            let mut timed = DeadlineIo::new(io, activity.clone());
+            let mut timed = timed_io(io, activity.clone());
             peer.write_all(b"PRI").await.unwrap();
             assert_eq!(timed.read(&mut [0; 3]).await.unwrap(), 3);
             activity.is_http2();
@@ -887,7 +893,7 @@ mod tests {
         let limits = LimitsConfig { request_body: 1 << 20, ..limits() };
         let (mut peer, io) = duplex(64 * 1024);
         let activity = Activity::new(&limits);
-        let mut timed = DeadlineIo::new(io, activity.clone());
+        let mut timed = timed_io(io, activity.clone());
         let mut buffer = vec![0; 16 * 1024];
         activity.is_http2();
         for _ in 0..5 {
@@ -909,7 +915,7 @@ mod tests {
     async fn a_preface_in_pieces_makes_no_heads_of_pings() {
         let (mut peer, io) = duplex(64);
         let activity = Activity::new(&limits());
-        let mut timed = DeadlineIo::new(io, activity.clone());
+        let mut timed = timed_io(io, activity.clone());
         peer.write_all(b"P").await.unwrap();
         let mut buffer = [0; 8];
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 1);
@@ -929,7 +935,7 @@ mod tests {
         for busy in [false, true] {
             let (mut peer, io) = duplex(64);
             let activity = Activity::new(&limits());
-            let mut timed = DeadlineIo::new(io, activity.clone());
+            let mut timed = timed_io(io, activity.clone());
             activity.is_http2();
             if busy {
                 activity.heads_came(1, false);

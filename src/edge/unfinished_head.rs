@@ -12,10 +12,9 @@ use crate::{
     memory::{MemoryClaim, MemoryExhausted, MemoryShare},
 };
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct UnfinishedHead {
-    /// Absent in tests.
-    share: Option<Arc<MemoryShare>>,
+    share: Arc<MemoryShare>,
     /// What has come of the head in progress.
     bytes: usize,
     claim: Option<MemoryClaim>,
@@ -23,7 +22,7 @@ pub(super) struct UnfinishedHead {
 
 impl UnfinishedHead {
     pub(super) fn of(share: Arc<MemoryShare>) -> Self {
-        UnfinishedHead { share: Some(share), ..UnfinishedHead::default() }
+        UnfinishedHead { share, bytes: 0, claim: None }
     }
 
     /// So many bytes have come, perhaps with its end and more.
@@ -33,8 +32,10 @@ impl UnfinishedHead {
 
     /// What has come was not its end.
     pub(super) fn claim(&mut self) -> Result<(), MemoryExhausted> {
-        let Some(share) = self.share.as_ref().filter(|_| self.bytes > SMALL_HEAD) else { return Ok(()) };
-        let claim = self.claim.get_or_insert_with(|| share.allowance(Priority::Low).begin());
+        if self.bytes <= SMALL_HEAD {
+            return Ok(());
+        }
+        let claim = self.claim.get_or_insert_with(|| self.share.allowance(Priority::Low).begin());
         // hyper's buffer doubles.
         claim.grow_to(self.bytes.next_power_of_two())
     }

@@ -26,6 +26,8 @@ static READS: Mutex<Vec<FileRead>> = Mutex::new(Vec::new());
 #[derive(Clone, PartialEq, Eq)]
 struct FileRead {
     path: PathBuf,
+    /// How long it may take; another one for a configuration as such than for all that it names.
+    time: Duration,
     began: Instant,
 }
 
@@ -42,17 +44,16 @@ pub(crate) fn configuration_within_deadline<T: Send + 'static>(
     path: &Path,
     read: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
-    // Not the name of a file, which has a deadline of its own.
-    let all = Path::new("all that a configuration names").join(path.strip_prefix("/").unwrap_or(path));
     let late = || io::Error::new(io::ErrorKind::TimedOut, "it, or a file or folder that it names, does not respond");
-    within(CONFIGURATION_DEADLINE, &all, read).ok_or_else(late)
+    within(CONFIGURATION_DEADLINE, path, read).ok_or_else(late)
 }
 
 fn within<T: Send + 'static>(time: Duration, path: &Path, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let this = FileRead { path: path.to_owned(), began: Instant::now() };
+    let this = FileRead { path: path.to_owned(), time, began: Instant::now() };
     {
         let mut reads = READS.lock();
-        if reads.iter().any(|other| other.path == path && other.began.elapsed() >= time) {
+        let is_late = |other: &FileRead| other.began.elapsed() >= time;
+        if reads.iter().any(|other| other.path == path && other.time == time && is_late(other)) {
             return None;
         }
         reads.push(this.clone());

@@ -6,7 +6,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use http::HeaderValue;
-use tokio::time::Instant;
 
 use super::{Keepers, Live, StartError, counts::Counts, revoked::AccountRevocations};
 use crate::{
@@ -298,10 +297,9 @@ impl AccountBuilder<'_> {
         } else {
             None
         };
-        // The gateway says when.
-        let moved = moved(old).then(Instant::now);
+        let moved = moved(old);
         let change = match source {
-            None if old.rotation == settings.rotation && moved.is_none() => KeyChange::None,
+            None if old.rotation == settings.rotation && !moved => KeyChange::None,
             source => KeyChange::Settings(KeySettings { source, rotation: settings.rotation.clone(), moved }),
         };
         Ok((account.keys.clone(), change))

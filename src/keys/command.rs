@@ -44,6 +44,8 @@ pub(crate) enum KeyCommand {
     /// The configuration has changed.
     Reconfigure {
         settings: KeySettings,
+        /// From when on they are those of the account.
+        since: Instant,
         /// Dropped once the settings are in force.
         reply: mpsc::Sender<()>,
     },
@@ -66,8 +68,8 @@ pub(crate) struct KeySettings {
     /// Another source; `None`: the present one stays.
     pub(crate) source: Option<Arc<PairSource>>,
     pub(crate) rotation: RotationConfig,
-    /// If the account is called at another address: what was refused until then was refused elsewhere.
-    pub(crate) moved: Option<Instant>,
+    /// The account is called at another address.
+    pub(crate) moved: bool,
 }
 
 /// Result of [`Keys::revoke`](super::Keys::revoke).

@@ -19,9 +19,9 @@ use std::{
 };
 
 use tracing::Level;
-use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{
     EnvFilter, Layer as _, filter::filter_fn, fmt::writer::BoxMakeWriter, layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 pub(super) use self::output::lines_dropped;
@@ -30,8 +30,8 @@ use self::{
     output::LineOutput,
 };
 
-/// Target of lines whose number is not limited, because only an operator can cause them: each error of a
-/// faulty configuration is one.
+/// Target of lines whose number is not limited here: each error of a faulty configuration, which only an operator can cause,
+/// and the lines that the audit log could not write, which it bounds itself.
 pub const UNLIMITED: &str = "fastrac_gateway::configuration";
 
 /// The filters unless `RUST_LOG` is set.

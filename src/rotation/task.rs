@@ -210,18 +210,19 @@ where
             KeyCommand::Verify { reply } => self.verify(reply, now),
             KeyCommand::Revoke { version, named, reply } => self.revoke(version, RevokeRequested { named, reply }, now),
             // The reply is dropped at the end.
-            KeyCommand::Reconfigure { settings, reply: _reply } => self.reconfigure(settings, now),
+            KeyCommand::Reconfigure { settings, since, reply: _reply } => self.reconfigure(settings, since, now),
         }
     }
 
-    /// Puts new settings in force. Pairs stay, and so do canaries unless the address is another.
-    fn reconfigure(&mut self, settings: KeySettings, now: Instant) {
+    /// Puts settings in force that are those of the account since then. Pairs stay, and so do canaries unless the address is
+    /// another.
+    fn reconfigure(&mut self, settings: KeySettings, since: Instant, now: Instant) {
         let KeySettings { source, rotation, moved } = settings;
         self.keeper.life.reconfigure(rotation, now);
-        if let Some(left) = moved {
+        if moved {
             // Their verdicts are those of the address before.
             self.canaries.drain().for_each(|(_, canary)| canary.job.abort());
-            self.keeper.life.moved(left, now);
+            self.keeper.life.moved(since, now);
         }
         if let Some(source) = source {
             self.keeper.life.change_source(source.as_str(), source.ages());

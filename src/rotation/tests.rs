@@ -974,9 +974,10 @@ async fn reload(world: &World, source: Option<&std::path::Path>, overlap: u64) {
 async fn reload_to(world: &World, source: Option<&std::path::Path>, overlap: u64, moved: Option<Instant>) {
     let changed = account(source.unwrap_or(world.folder.path()), |r| r.overlap = Duration::from_secs(overlap));
     let source = source.map(|_| Arc::new(PairSource::open(&changed.keys, "main", None).unwrap()));
-    let (keys, settings) = (world.keys.clone(), KeySettings { source, rotation: changed.rotation, moved });
+    let settings = KeySettings { source, rotation: changed.rotation, moved: moved.is_some() };
+    let (keys, since) = (world.keys.clone(), moved.unwrap_or_else(Instant::now));
     let taken = tokio::task::spawn_blocking(move || {
-        keys.reconfigure(settings, Duration::from_secs(5)).are_in_force(Duration::from_secs(5))
+        keys.reconfigure(settings, since, Duration::from_secs(5)).are_in_force(Duration::from_secs(5))
     });
     assert!(taken.await.unwrap(), "the settings are in force");
 }

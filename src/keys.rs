@@ -182,7 +182,7 @@ impl Keys {
                 return remedy;
             }
         }
-        Remedy::Rejected
+        Remedy::Undecided
     }
 
     /// To be called when Fastrac accepted a request signed with `version` that it had refused with others.

@@ -244,10 +244,12 @@ impl Refusal {
         Refusal::new(Code::KeysRejected, message)
     }
 
-    /// Fastrac refused a pair, but there is another one, or the account has another address now.
-    pub(crate) fn key_changing() -> Self {
-        let message = "Fastrac refused the key pair of an account whose pair or address is being changed, and the request could \
-                       not be sent again; nothing was executed; try again";
+    /// Fastrac refused a pair, and which one it accepts is not known: there is another one, the account has another address
+    /// now, or a canary brought no verdict.
+    pub(crate) fn key_unsettled() -> Self {
+        let message = "Fastrac refused the account's key pair, and which pair it accepts is not known yet (pair or address are \
+                       being changed, or a check of the pair brought no verdict); nothing was executed; try again, and \
+                       tell the gateway's operators if this lasts";
         Refusal { may_succeed: true, ..Refusal::new(Code::KeysRejected, message) }
     }
 

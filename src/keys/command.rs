@@ -88,8 +88,10 @@ pub enum Remedy {
     Resend(Lease),
     /// The pair is good: the request itself was refused, and the 401 is passed on.
     Own,
-    /// Fastrac refuses the account's key.
+    /// Fastrac refuses every pair of the account's.
     Rejected,
+    /// Which pair Fastrac accepts is not known, and the request is not sent again.
+    Undecided,
 }
 
 /// Result of [`Keys::rotate`](super::Keys::rotate).

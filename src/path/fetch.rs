@@ -237,16 +237,16 @@ async fn next_step(
         match remedy {
             Some(Remedy::Resend(lease)) => {
                 attempts.refused_unexecuted();
-                let first = Some(Box::new(Err(Refusal::key_changing())));
+                let first = Some(Box::new(Err(Refusal::key_unsettled())));
                 let (cause, claim) = (RetryCause::Key, Claim::default());
                 return NextStep::Retry(Retry { cause, pair: Some(lease), claim, first });
             }
             Some(Remedy::Own) => {}
-            Some(Remedy::Rejected) => {
+            Some(Remedy::Rejected) => return refused_unexecuted(attempts, Refusal::key_rejected()),
+            Some(Remedy::Undecided) => {
                 let refusal = match call.operation.class {
-                    _ if call.account.address.is_left() => Refusal::key_changing(),
                     Class::Order if !call.account.resend_orders => Refusal::key_rejected_order(),
-                    _ => Refusal::key_rejected(),
+                    _ => Refusal::key_unsettled(),
                 };
                 return refused_unexecuted(attempts, refusal);
             }

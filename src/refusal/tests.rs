@@ -191,7 +191,7 @@ fn every_message_says_what_to_do_next() {
         Refusal::only_if_cached(false),
         Refusal::leak(),
         Refusal::key_rejected(),
-        Refusal::key_changing(),
+        Refusal::key_unsettled(),
         Refusal::key_rejected_order(),
         Refusal::key_undecided(),
         Refusal::journal_stalled(),

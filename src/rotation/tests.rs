@@ -462,7 +462,7 @@ mod refused {
         assert!(matches!(world.refused(version).await, Remedy::Own));
         world.pass(1_000).await;
         world.thinks(1, Verdict::Undecided);
-        assert!(matches!(world.refused_for("depot", version, true).await, Remedy::Rejected));
+        assert!(matches!(world.refused_for("depot", version, true).await, Remedy::Undecided));
         assert!(world.keys.lease().is_ok(), "the pair in use stays");
         world.pass(2_000).await;
         world.thinks(1, Verdict::Refused);
@@ -664,7 +664,7 @@ mod refused {
         world.thinks(1, Verdict::Refused);
         world.thinks(2, Verdict::Verified);
         world.put(2);
-        assert!(matches!(world.refused_for("shop", old, false).await, Remedy::Rejected));
+        assert!(matches!(world.refused_for("shop", old, false).await, Remedy::Undecided));
         world.pass(10).await;
         assert_eq!(world.in_use(), 2);
     }
@@ -685,7 +685,7 @@ mod refused {
         let world = World::new().await;
         world.task.abort();
         world.pass(10).await;
-        assert!(matches!(world.refused(world.version()).await, Remedy::Rejected));
+        assert!(matches!(world.refused(world.version()).await, Remedy::Undecided));
         assert_eq!(world.keys.rotate(true).await, None);
     }
 }
@@ -827,7 +827,7 @@ mod commands {
             assert_eq!(world.in_use(), 2);
         }
         world.pass(2_000).await;
-        assert!(matches!(world.refused_for("shop", second, false).await, Remedy::Rejected));
+        assert!(matches!(world.refused_for("shop", second, false).await, Remedy::Undecided));
         world.pass(100).await;
         assert_eq!(world.in_use(), 1);
     }
@@ -1008,7 +1008,7 @@ async fn a_reload_with_another_address_ends_the_wait_of_refused_requests() {
     world.pass(50).await;
     assert!(!waiting.is_finished());
     reload_to(&world, None, 600, Some(Instant::now())).await;
-    assert!(matches!(waiting.await.unwrap(), Remedy::Rejected));
+    assert!(matches!(waiting.await.unwrap(), Remedy::Undecided));
     world.pass(10_000).await;
     assert_eq!(world.in_use(), 1);
     // Nor is it remembered that its service causes 401s itself.

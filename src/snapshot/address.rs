@@ -101,10 +101,10 @@ impl Account {
     /// Fastrac has refused a request's key pair. Says what to do. About addresses that are left, nothing is found out.
     pub(crate) async fn refused(&self, request: RefusedRequest) -> Remedy {
         if self.address.is_left() {
-            return Remedy::Rejected;
+            return Remedy::Undecided;
         }
         let remedy = self.keys.refused(request).await;
         // What was found out meanwhile may be what the new address says.
-        if self.address.is_left() { Remedy::Rejected } else { remedy }
+        if self.address.is_left() { Remedy::Undecided } else { remedy }
     }
 }

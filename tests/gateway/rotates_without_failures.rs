@@ -38,6 +38,10 @@ use crate::{
 };
 
 const CONNECTIONS: usize = 64;
+/// Places in `Load::answered` after those of the connections: that of the orders, and those of the requests that cause their
+/// own 401s.
+const ORDERS: usize = CONNECTIONS;
+const CAUSED: [usize; 2] = [ORDERS + 1, ORDERS + 2];
 /// Maximum time from the first refusal to a working pair in use, including one round trip.
 const RECOVERY: Duration = Duration::from_millis(250);
 
@@ -106,7 +110,7 @@ impl Load {
                 return;
             }
             self.orders.fetch_add(1, Ordering::Relaxed);
-            self.answered[CONNECTIONS].store(rotation, Ordering::SeqCst);
+            self.answered[ORDERS].store(rotation, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -114,15 +118,17 @@ impl Load {
 
 impl Load {
     /// Requests that Fastrac refuses whatever pair they are signed with, ten a second.
-    fn cause_refusals(&self, gateway: &TestGateway) {
+    fn cause_refusals(&self, gateway: &TestGateway, place: usize) {
         let (mut connection, mut due) = (gateway.connect(), Instant::now());
         while !self.ended.load(Ordering::Relaxed) {
+            let rotation = self.rotation.load(Ordering::SeqCst);
             let response = connection.send(&get("/order/track").by("branch"));
             if (response.status, response.outcome()) != (401, "rejected") {
                 self.failures.lock().expect("whole").push(format!("request-caused: {}", response.text()));
                 return;
             }
             self.caused.fetch_add(1, Ordering::Relaxed);
+            self.answered[place].store(rotation, Ordering::SeqCst);
             due += Duration::from_millis(100);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
@@ -177,6 +183,8 @@ struct Rotations<'a> {
     load: &'a Load,
     /// Access key of the pair in use.
     in_use: String,
+    /// The pairs that were in use so far.
+    known: Vec<PairVersion>,
     recovered: Vec<Duration>,
     slowest: Vec<Duration>,
     refreshed: f64,
@@ -197,11 +205,11 @@ impl Rotations<'_> {
         write(&self.gateway.folder.path().join("keys.toml"), &pair(access, secret));
     }
 
-    /// Waits until another pair is in use; returns how long that took.
-    fn wait_for_change(&self, before: Option<PairVersion>) -> Duration {
+    /// Waits until a pair is in use that was not before; returns how long that took. Meanwhile the previous one may be again.
+    fn wait_for_new(&self) -> Duration {
         let began = Instant::now();
-        while self.version() == before {
-            assert!(began.elapsed() < Duration::from_secs(15), "the pair in use never changes");
+        while self.version().is_none_or(|version| self.known.contains(&version)) {
+            assert!(began.elapsed() < Duration::from_secs(15), "the new pair is never in use");
             std::thread::sleep(Duration::from_micros(100));
         }
         began.elapsed()
@@ -210,20 +218,20 @@ impl Rotations<'_> {
     fn rotate(&mut self, number: usize) {
         self.load.slowest();
         let (access, secret) = (format!("{ACCESS}-{number}"), format!("{SECRET}-{number}"));
-        let before = self.version();
+        self.known.extend(self.version());
         let label = format!("pair {number}");
         match number % 3 {
             0 => {
                 self.gateway.sandbox.add_key(&label, &access, &secret);
                 self.write_pair(&access, &secret);
-                self.wait_for_change(before);
+                self.wait_for_new();
                 self.in_use = access;
             }
             1 => {
                 self.gateway.sandbox.add_key(&label, &access, &secret);
                 self.write_pair(&access, &secret);
                 self.gateway.sandbox.revoke(&self.in_use);
-                self.recovered.push(self.wait_for_change(before));
+                self.recovered.push(self.wait_for_new());
                 self.in_use = access;
             }
             _ => self.rotate_to_refused(&access, &secret, number.is_multiple_of(2)),
@@ -265,13 +273,14 @@ fn rotations(times: usize, each: u64) {
     let setup = Setup { account, services, sandbox: Options { journal: bounds, ..sandbox() }, ..Setup::default() };
     let gateway = Setup { log: "exchanges = \"none\"", ..setup }.start();
     gateway.sandbox.fault(Fault::on("v2.track", Act::Html(401)));
-    let answered = (0..=CONNECTIONS).map(|_| AtomicU64::new(0)).collect();
+    let answered = (0..=CAUSED[1]).map(|_| AtomicU64::new(0)).collect();
     let (load, data) = (Load { answered, ..Load::default() }, gateway.data);
     let requests = [post("/item/multi-items", bodies::MULTI_ITEMS).by("shop"), get("/webhook/get").by("shop")];
     let mut rotations = Rotations {
         gateway: &gateway,
         load: &load,
         in_use: ACCESS.to_owned(),
+        known: Vec::new(),
         recovered: Vec::new(),
         slowest: Vec::new(),
         refreshed: 0.0,
@@ -283,8 +292,9 @@ fn rotations(times: usize, each: u64) {
             scope.spawn(move || load.call(data, requests, place));
         }
         scope.spawn(|| load.order(&gateway));
-        for _ in 0..2 {
-            scope.spawn(|| load.cause_refusals(&gateway));
+        for place in CAUSED {
+            let (load, gateway) = (&load, &gateway);
+            scope.spawn(move || load.cause_refusals(gateway, place));
         }
         scope.spawn(|| load.reload(&gateway));
         let stop = StopOnDrop(&load);

@@ -48,9 +48,9 @@ impl KeyLifecycle {
         now: Instant,
     ) -> RefusalAction {
         let Some(previous) = self.previous.as_mut().map(|previous| &mut previous.slot) else {
-            return RefusalAction::Rejected;
+            return RefusalAction::Undecided;
         };
-        let Some(refused) = request.refused_with(previous.version()) else { return RefusalAction::Rejected };
+        let Some(refused) = request.refused_with(previous.version()) else { return RefusalAction::Undecided };
         match previous.judged.filter(|last| last.began > refused).map(|last| last.verdict) {
             Some(Verdict::Verified) => {
                 if let Some(origin) = &request.origin {
@@ -58,11 +58,12 @@ impl KeyLifecycle {
                 }
                 RefusalAction::Own
             }
-            Some(_) => RefusalAction::Rejected,
+            Some(Verdict::Refused) => RefusalAction::Rejected,
+            Some(Verdict::Undecided) => RefusalAction::Undecided,
             None => {
                 previous.question(refused, now);
                 if !patient && previous.due.is_some_and(|due| due > now) {
-                    RefusalAction::Rejected
+                    RefusalAction::Undecided
                 } else {
                     RefusalAction::Wait
                 }

@@ -47,6 +47,8 @@ pub(crate) enum RefusalAction {
     Own,
     /// Fastrac refuses the account's pairs, as far as they may be used.
     Rejected,
+    /// Which pair Fastrac accepts is not found out in time, or the request may not be sent again with it.
+    Undecided,
 }
 
 impl RefusedRequest {
@@ -78,7 +80,7 @@ impl KeyLifecycle {
     /// What a refused request does next. `patient`: it may still wait for the source to be read.
     pub(crate) fn remedy(&mut self, request: &RefusedRequest, patient: bool, now: Instant) -> RefusalAction {
         if self.left.is_some_and(|left| request.last_refused().is_some_and(|refused| refused < left)) {
-            return RefusalAction::Rejected;
+            return RefusalAction::Undecided;
         }
         if let Some(other) = self.newer(request, now) {
             return self.resend(request, other, now);
@@ -98,7 +100,7 @@ impl KeyLifecycle {
             return RefusalAction::Rejected;
         };
         // Without, it is not the pair in use that was refused, and there is no other.
-        let Some(tried) = request.tried(current.version()).copied() else { return RefusalAction::Rejected };
+        let Some(tried) = request.tried(current.version()).copied() else { return RefusalAction::Undecided };
         let previous = self.previous.as_ref().map(|previous| &previous.slot).filter(|slot| slot.serves());
         let tried_both = previous.is_some_and(|slot| request.has_tried(slot.version()));
         if let Some(previous) = previous.filter(|_| request.may_resend && !tried_both) {
@@ -112,12 +114,18 @@ impl KeyLifecycle {
         if current.forced.is_some() && tried_both {
             return self.refused_with_previous(request, patient, now);
         }
-        if current.judged.is_some_and(|last| last.verdict != Verdict::Verified && last.began > tried.refused) {
-            return RefusalAction::Rejected;
+        match current.judged.filter(|last| last.began > tried.refused).map(|last| last.verdict) {
+            Some(Verdict::Refused) => return RefusalAction::Rejected,
+            Some(Verdict::Undecided) => return RefusalAction::Undecided,
+            Some(Verdict::Verified) | None => {}
         }
         current.question(tried.refused, now);
         // While the canaries bring no verdict, nobody waits for a late one.
-        if !patient && current.due.is_some_and(|due| due > now) { RefusalAction::Rejected } else { RefusalAction::Wait }
+        if !patient && current.due.is_some_and(|due| due > now) {
+            RefusalAction::Undecided
+        } else {
+            RefusalAction::Wait
+        }
     }
 
     /// Whether the request itself is refused although the pair in use is good.
@@ -153,7 +161,7 @@ impl KeyLifecycle {
         {
             current.question(tried.refused, now);
         }
-        if request.may_resend { RefusalAction::Resend(other) } else { RefusalAction::Rejected }
+        if request.may_resend { RefusalAction::Resend(other) } else { RefusalAction::Undecided }
     }
 }
 

@@ -326,7 +326,7 @@ impl<'a> World<'a> {
                     self.check_own(&request);
                     self.ends.push(RequestEnd::Own);
                 }
-                Remedy::Rejected => self.ends.push(RequestEnd::Rejected),
+                Remedy::Rejected | Remedy::Undecided => self.ends.push(RequestEnd::Rejected),
             }
         }
     }
@@ -543,11 +543,26 @@ fn a_request_refused_before_a_pair_was_forced_does_not_make_its_canary_count() {
     steps.pass(10);
     steps.life.force(steps.now);
     steps.pass(10);
-    assert!(matches!(steps.life.remedy(&request, false, steps.now), RefusalAction::Wait | RefusalAction::Rejected));
+    assert!(matches!(steps.life.remedy(&request, false, steps.now), RefusalAction::Wait | RefusalAction::Undecided));
     steps.pass(1_100);
     assert_eq!(steps.canaries(Verdict::Refused), [Steps::version(1)]);
     assert_eq!((steps.life.standing().0, steps.life.is_locked_out()), (Some(Steps::version(1)), false));
     assert!(matches!(steps.life.remedy(&request, false, steps.now), RefusalAction::Rejected));
+}
+
+/// It was sent again too often; another pair may still be good.
+#[test]
+fn a_request_that_met_too_many_pairs_is_not_told_that_all_are_refused() {
+    let mut steps = Steps::new();
+    for number in 1..=4 {
+        steps.reads(number);
+        steps.canaries(Verdict::Verified);
+    }
+    let request = steps.refused(&[1, 2, 3, 4]);
+    steps.pass(10);
+    steps.reads(5);
+    let request = RefusedRequest { may_resend: false, ..request };
+    assert!(matches!(steps.life.remedy(&request, true, steps.now), RefusalAction::Undecided));
 }
 
 /// What shows that it is bad is that the request is accepted with another one.
@@ -602,7 +617,7 @@ fn a_request_that_was_refused_at_an_earlier_address_is_not_judged_at_the_present
     steps.pass(10);
     steps.life.moved(steps.now, steps.now);
     steps.pass(10);
-    assert!(matches!(steps.life.remedy(&request, true, steps.now), RefusalAction::Rejected));
+    assert!(matches!(steps.life.remedy(&request, true, steps.now), RefusalAction::Undecided));
     assert!(!steps.life.current.as_ref().unwrap().doubted);
 }
 

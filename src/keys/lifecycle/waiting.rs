@@ -66,6 +66,7 @@ impl<R> WaitingRefusals<R> {
                 RefusalAction::Resend(pair) => Remedy::Resend(Lease::new(pair)),
                 RefusalAction::Own => Remedy::Own,
                 RefusalAction::Rejected => Remedy::Rejected,
+                RefusalAction::Undecided => Remedy::Undecided,
                 RefusalAction::Read { after } => {
                     let refused = waiting.request.version();
                     settled.read = Some(WantedReading { after, refused });

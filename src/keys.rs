@@ -62,10 +62,10 @@ pub(crate) use self::{
     vault::{read_credential, read_vault_token},
 };
 pub use self::{
-    command::{Remedy, Revocation, Rotated},
+    command::{Remedy, Rotated},
     fault::SourceError,
     lease::{Leak, LeakScan, Lease, NoKey},
-    revoked_versions::{RevocationStore, StoreRevocation},
+    revoked_versions::KnownRevocations,
     status::{Event, KeyEvent, KeyStatus, PairStatus, Role, SourceContent, SourceStatus, Verification},
     tracked_pair::Verdict,
     vault::{Vault, VaultError},
@@ -99,7 +99,7 @@ pub struct Keeper {
     pub(crate) life: KeyLifecycle,
     pub(crate) source: Arc<PairSource>,
     pub(crate) inbox: mpsc::Receiver<KeyCommand>,
-    pub(crate) revocations: Arc<dyn RevocationStore>,
+    pub(crate) revocations: Arc<dyn KnownRevocations>,
     pub(crate) observer: Observer,
     /// Whether changes that the source reports cause a reading, or its interval alone.
     pub(crate) watched: bool,
@@ -117,7 +117,7 @@ impl Keys {
     pub fn open(
         account: &config::AccountConfig,
         vault: Option<&Arc<Vault>>,
-        revocations: Arc<dyn RevocationStore>,
+        revocations: Arc<dyn KnownRevocations>,
         observer: Observer,
     ) -> Result<(Arc<Self>, Keeper), SourceError> {
         let source = Arc::new(PairSource::open(&account.keys, &account.name, vault)?);
@@ -204,13 +204,13 @@ impl Keys {
     }
 
     /// Revokes a version, in this account only: all of them must be told. From the moment that this returns, it signs
-    /// nothing any more; whether it is on disk is part of the result. It is written if the account has such a pair or is
-    /// `named`. `None` when the rotation task has ended: then nothing was revoked.
-    pub async fn revoke(&self, version: PairVersion, named: bool) -> Option<Revocation> {
+    /// nothing any more. Says whether the account has, or had, such a pair, or it was revoked before. `named`: an operator
+    /// means this account. `None` when the rotation task has ended: then nothing was revoked.
+    pub async fn revoke(&self, version: PairVersion, named: bool) -> Option<bool> {
         self.command(|reply| KeyCommand::Revoke { version, named, reply }).await
     }
 
-    /// Revokes a version in these keys, which have no rotation task any more: nothing is written.
+    /// Revokes a version in these keys, which have no rotation task any more.
     pub(crate) fn forbid(&self, version: PairVersion) {
         self.shared.revoked.extend([version]);
     }
@@ -263,7 +263,6 @@ impl Keys {
             no_key: live.usable().err(),
             pairs: live.pairs.clone(),
             revoked: live.revoked.clone(),
-            unstored: live.unstored,
             source: live.source.clone(),
             content: live.content,
             restarted: live.restarted,

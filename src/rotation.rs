@@ -1,7 +1,7 @@
 //! The task that keeps an account's key pairs current: it reads the source, has new pairs verified, and
 //! decides what happens to refused requests.
 //!
-//! There is one task for each account: a reload only sends it what has changed. It does all the writing, revocations included: a reading or a canary is shared by those who
+//! There is one task for each account: a reload only sends it what has changed. A reading or a canary is shared by those who
 //! wait for it, and nothing is locked. At most one reading, and one canary for each version, run at a time. They
 //! do not delay each other, nor a request that needs neither. A canary that panics is undecided; if the task
 //! itself panics, it is restarted with the pairs that it held. The task does not know how a canary is sent. It
@@ -11,7 +11,6 @@ mod copy_schedule;
 mod operators;
 mod pending;
 mod readings;
-mod revocations;
 mod task;
 
 use std::{pin::pin, time::Duration};
@@ -38,7 +37,7 @@ where
     C: Fn(Lease) -> F + Send + Sync + 'static,
     F: Future<Output = Verdict> + Send + 'static,
 {
-    keeper.life.restore_revoked(keeper.revocations.load(), keeper.revocations.unstored());
+    keeper.life.restore_revoked(keeper.revocations.versions());
     // It may have been opened long ago: a start or a reload waits for disks.
     keeper.life.await_first(Instant::now());
     let mut waits = Backoff::new(FIRST_WAIT, MAX_WAIT);

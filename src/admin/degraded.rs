@@ -25,6 +25,10 @@ pub(super) fn list(admin: &Admin) -> Vec<Degradation> {
     if let Some(failure) = admin.gateway.live.orders.archive().failure() {
         add(DegradedReason::StoreFailing, format!("archive of ended orders: {failure}"));
     }
+    if admin.gateway.live.revoked.has_unstored() {
+        let text = "keys: a revoked version is not stored yet: a restart would forget it";
+        add(DegradedReason::RevocationUnstored, text.to_owned());
+    }
     for log in admin.gateway.live.log.stalled().collect::<BTreeSet<_>>() {
         let text = format!("exchange log {log}: its output takes nothing; lines wait in memory");
         add(DegradedReason::LogFailing, text);
@@ -102,9 +106,6 @@ fn keys(keys: &KeyStatus, add: &mut impl FnMut(DegradedReason, &str)) {
             add(DegradedReason::SourcePairUnusable, "the key source contains no complete pair")
         }
         SourceContent::Unknown | SourceContent::Usable => {}
-    }
-    if keys.unstored > 0 {
-        add(DegradedReason::RevocationUnstored, "a revoked key version is not stored yet: a restart would forget it");
     }
     if keys.restarted.is_some_and(|at| Timestamp::now().duration_since(at) < REPORTED) {
         add(DegradedReason::RotationFailed, "the task that keeps the key pairs current failed, and was restarted");

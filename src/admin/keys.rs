@@ -19,7 +19,7 @@ use super::{
     error::{AdminError, JsonBody, given_text},
 };
 use crate::{
-    keys::{PairVersion, Revocation, Rotated, Verdict},
+    keys::{PairVersion, Rotated, Verdict},
     snapshot::Account,
 };
 
@@ -154,13 +154,15 @@ pub(super) async fn revoke(
         [name] => subject.name("account", name),
         _ => subject.name("accounts", names.clone()),
     }
-    let Some(Revocation { known, stored }) = revoke_everywhere(&state, &owners, version).await else {
+    let revoked = &state.admin.gateway.live.revoked;
+    owners.iter().for_each(|account| revoked.add(&account.name, version));
+    let Some(known) = revoke_everywhere(&state, &owners, version).await else {
         let message = "an account was removed, or its address and key source were changed, at this moment; the version is not revoked there; try again";
         return Err(AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "keys.unavailable", message));
     };
     subject.name("known", known);
     tracing::warn!(accounts = ?names, version = version.as_str(), known, "a key version was revoked");
-    if let Err(why) = stored {
+    if let Err(why) = revoked.stored(version).await {
         let message = format!(
             "the version is revoked in memory, but that could not be stored ({why}), so that it ends with a restart; \
              storing it is tried again until it succeeds"
@@ -178,17 +180,17 @@ pub(super) async fn revoke(
 }
 
 /// Revokes a version in all accounts, since each may come to hold the pair: also in those that a reload adds meanwhile, and
-/// for requests of those that it has removed. `None`: the task of one of the `owners` has ended.
-async fn revoke_everywhere(state: &AdminState, owners: &[Arc<Account>], version: PairVersion) -> Option<Revocation> {
+/// for requests of those that it has removed. Says whether one of the `owners` knew it; `None`: the task of one has failed.
+async fn revoke_everywhere(state: &AdminState, owners: &[Arc<Account>], version: PairVersion) -> Option<bool> {
     let owns = |account: &Arc<Account>| owners.iter().any(|owner| owner.name == account.name);
-    let (mut told, mut all) = (BTreeSet::new(), Revocation { known: false, stored: Ok(()) });
+    let (mut told, mut known) = (BTreeSet::new(), false);
     loop {
         let mut accounts = state.admin.gateway.current.load().accounts.clone();
         accounts.extend(owners.iter().cloned());
         accounts.retain(|account| told.insert(Arc::as_ptr(&account.keys).addr()));
         if accounts.is_empty() {
             state.admin.gateway.live.revoked.tell_given_up(version);
-            return Some(all);
+            return Some(known);
         }
         let mut running = JoinSet::new();
         for account in accounts {
@@ -200,12 +202,9 @@ async fn revoke_everywhere(state: &AdminState, owners: &[Arc<Account>], version:
                 (named, timeout(limit, revoked).await.ok().flatten())
             });
         }
-        for (named, revocation) in running.join_all().await {
-            match revocation {
-                Some(Revocation { known, stored }) => {
-                    all.known |= named && known;
-                    all.stored = all.stored.and(stored);
-                }
+        for (named, was_known) in running.join_all().await {
+            match was_known {
+                Some(was_known) => known |= named && was_known,
                 None if named => return None,
                 None => {}
             }

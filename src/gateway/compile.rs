@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use http::HeaderValue;
 
-use super::{Keepers, Live, StartError, counts::Counts, revoked::AccountRevocations};
+use super::{Keepers, Live, StartError, counts::Counts};
 use crate::{
     admission::{BudgetMember, InFlightLimit, Sharer},
     cache::{Cache, Flights},
@@ -287,8 +287,7 @@ impl AccountBuilder<'_> {
         };
         let Some(PreviousAccount { account, settings: old }) = previous.filter(|previous| !begins_anew(previous))
         else {
-            let revocations = Arc::new(AccountRevocations::new(name, &live.revoked));
-            let opened = Keys::open(settings, vaults.now, revocations, observer(name.clone(), live));
+            let opened = Keys::open(settings, vaults.now, live.revoked.clone(), observer(name.clone(), live));
             let (keys, keeper) = opened.map_err(unusable)?;
             return Ok((keys, KeyChange::Opened(Box::new(keeper))));
         };

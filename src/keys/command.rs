@@ -37,9 +37,10 @@ pub(crate) enum KeyCommand {
     },
     Revoke {
         version: PairVersion,
-        /// Whether it is written to the disk although the account has no such pair.
+        /// Whether an operator named the account.
         named: bool,
-        reply: oneshot::Sender<Revocation>,
+        /// Whether the account has, or had, a pair of this version, or it was revoked before.
+        reply: oneshot::Sender<bool>,
     },
     /// The configuration has changed.
     Reconfigure {
@@ -70,15 +71,6 @@ pub(crate) struct KeySettings {
     pub(crate) rotation: RotationConfig,
     /// The account is called at another address.
     pub(crate) moved: bool,
-}
-
-/// Result of [`Keys::revoke`](super::Keys::revoke).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Revocation {
-    /// Whether the account has, or had, a pair of this version, or it was revoked before.
-    pub known: bool,
-    /// Whether it is on disk; otherwise why not: then it holds until a restart, and writing is repeated.
-    pub stored: Result<(), String>,
 }
 
 /// What to do with a request that was answered 401.

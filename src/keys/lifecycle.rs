@@ -66,8 +66,6 @@ pub(crate) struct KeyLifecycle {
     candidate: Option<TrackedPair>,
     /// The pair that the source returned last, used or not.
     seen: Option<Arc<LoadedPair>>,
-    /// Revoked versions that are not on disk yet.
-    unstored: BTreeSet<PairVersion>,
     retired: VecDeque<PairVersion>,
     source: SourceStatus,
     /// The pairs that an earlier source returned, and the present one has not.
@@ -115,7 +113,6 @@ impl KeyLifecycle {
             previous: None,
             candidate: None,
             seen: None,
-            unstored: BTreeSet::new(),
             retired: VecDeque::new(),
             source: SourceStatus { kind, up: false, last_success: None, version: None, fault: None, incomplete: false },
             earlier: BTreeSet::new(),

@@ -3,27 +3,18 @@
 //! A lease can thus tell at any time, without the rotation task, whether its pair may still sign: a request
 //! that waited in between must not be sent with a pair that was revoked meanwhile. Only grows. Never fails.
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use arc_swap::ArcSwap;
 
 use super::version::PairVersion;
 
-/// Keeps the revoked versions on disk.
-pub trait RevocationStore: Send + Sync {
-    /// The versions that were revoked so far in any account, also those that are not on disk yet: a version is that of a
-    /// pair, and a pair may be loaded for an account of another name.
-    fn load(&self) -> Vec<PairVersion>;
-
-    /// Those of them that are not on disk yet: nobody writes them any more if the rotation task that was told has ended.
-    fn unstored(&self) -> Vec<PairVersion>;
-
-    /// Writes a revoked version to the disk.
-    fn store(&self, version: PairVersion) -> StoreRevocation;
+/// The versions that were revoked so far.
+pub trait KnownRevocations: Send + Sync {
+    /// In any account, also those that are not on disk yet: a version is that of a pair, and a pair may be loaded for an
+    /// account of another name.
+    fn versions(&self) -> Vec<PairVersion>;
 }
-
-/// Completes when the version is on disk; fails with the reason.
-pub type StoreRevocation = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// The revoked versions of an account, in memory.
 #[derive(Debug, Default)]

@@ -25,8 +25,6 @@ pub(crate) struct KeySnapshot {
     pub(crate) stale_at: Option<Instant>,
     pub(crate) pairs: Vec<PairStatus>,
     pub(crate) revoked: Vec<PairVersion>,
-    /// Number of revoked versions that are not on disk yet.
-    pub(crate) unstored: usize,
     pub(crate) source: SourceStatus,
     /// Whether the pair in use or the candidate was returned by an earlier source, and not by the present one.
     pub(crate) is_of_earlier_source: bool,

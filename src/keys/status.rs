@@ -169,8 +169,6 @@ pub struct KeyStatus {
     /// Current, previous and candidate, as far as they exist.
     pub pairs: Vec<PairStatus>,
     pub revoked: Vec<PairVersion>,
-    /// Number of revoked versions that are not on disk yet.
-    pub unstored: usize,
     pub source: SourceStatus,
     pub content: SourceContent,
     /// When the rotation task was last restarted after a panic.

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     copy_schedule::CopySchedule,
-    pending::{FinishedReading, JobResult, PendingRotate, PendingVerdict, Revocations, RevokeRequested},
+    pending::{FinishedReading, JobResult, PendingRotate, PendingVerdict},
     readings::{Readings, Wanted},
 };
 use crate::keys::{
@@ -35,7 +35,6 @@ pub(super) struct RotationTask<'k, C> {
     pub(super) verdicts: Vec<PendingVerdict>,
     /// Operators who wait for a reading.
     pub(super) rotates: Vec<PendingRotate>,
-    pub(super) revocations: Revocations,
 }
 
 pub(super) struct RunningCanary {
@@ -70,7 +69,6 @@ where
             refused: WaitingRefusals::default(),
             verdicts: Vec::new(),
             rotates: Vec::new(),
-            revocations: Revocations::default(),
         }
     }
 
@@ -112,7 +110,7 @@ where
     fn next(&self) -> Option<Instant> {
         let now = Instant::now();
         let (life, refused) = (self.keeper.life.next(now), self.refused.next(now));
-        [life, refused, self.readings.next(), self.revocations.next()].into_iter().flatten().min()
+        [life, refused, self.readings.next()].into_iter().flatten().min()
     }
 
     /// Decides what can be decided, starts what is due, and publishes the new state.
@@ -139,7 +137,6 @@ where
             let _ = reply.send(remedy);
         }
         self.copy();
-        self.store_revocations(now);
         self.release();
     }
 
@@ -208,7 +205,12 @@ where
             KeyCommand::Accepted { version, tried } => self.keeper.life.accepted(version, &tried, now),
             KeyCommand::Rotate { force, reply } => self.rotate(force, reply, now),
             KeyCommand::Verify { reply } => self.verify(reply, now),
-            KeyCommand::Revoke { version, named, reply } => self.revoke(version, RevokeRequested { named, reply }, now),
+            KeyCommand::Revoke { version, named, reply } => {
+                let known = self.keeper.life.revoke(version, named, now);
+                // Nothing is signed with it any more once the operator is told.
+                self.publish();
+                let _ = reply.send(known);
+            }
             // The reply is dropped at the end.
             KeyCommand::Reconfigure { settings, since, reply: _reply } => self.reconfigure(settings, since, now),
         }
@@ -257,7 +259,6 @@ where
                 }
             }
             JobResult::Verdict(version, verdict) => self.judge(version, verdict, now),
-            JobResult::Stored(version, stored) => self.stored(version, &stored, now),
         }
     }
 

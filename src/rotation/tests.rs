@@ -10,39 +10,18 @@ use crate::{
     config::{self, KeySource},
     deadline::Deadline,
     keys::{
-        Event, KeySettings, Keys, NoKey, PairSource, PairVersion, RefusedRequest, Remedy, RequestOrigin, Revocation,
-        RevocationStore, Role, Rotated, SourceContent, StoreRevocation, TriedPair, Verification,
+        Event, KeySettings, Keys, KnownRevocations, NoKey, PairSource, PairVersion, RefusedRequest, Remedy,
+        RequestOrigin, Role, Rotated, SourceContent, TriedPair, Verification,
     },
 };
 
-/// A disk that may be broken.
-#[derive(Default)]
-struct TestDisk {
-    broken: Mutex<bool>,
-    stored: Mutex<Vec<PairVersion>>,
-    unstored: Mutex<Vec<PairVersion>>,
-}
+/// What was revoked before.
+type Known = Mutex<Vec<PairVersion>>;
 
-impl RevocationStore for TestDisk {
-    fn load(&self) -> Vec<PairVersion> {
-        [self.stored.lock().clone(), self.unstored.lock().clone()].concat()
+impl KnownRevocations for Known {
+    fn versions(&self) -> Vec<PairVersion> {
+        self.lock().clone()
     }
-
-    fn unstored(&self) -> Vec<PairVersion> {
-        self.unstored.lock().clone()
-    }
-
-    fn store(&self, version: PairVersion) -> StoreRevocation {
-        let result = if *self.broken.lock() { Err("no space left".to_owned()) } else { Ok(()) };
-        self.unstored.lock().retain(|unstored| *unstored != version);
-        let written = if result.is_ok() { &self.stored } else { &self.unstored };
-        written.lock().push(version);
-        Box::pin(async move { result })
-    }
-}
-
-fn disk() -> Arc<TestDisk> {
-    Arc::default()
 }
 
 /// The keys of an account, and a stub of Fastrac with a verdict for each pair.
@@ -50,7 +29,7 @@ struct World {
     keys: Arc<Keys>,
     folder: tempfile::TempDir,
     fastrac: Arc<Fastrac>,
-    disk: Arc<TestDisk>,
+    revoked: Arc<Known>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -91,11 +70,11 @@ impl World {
             put(folder.path(), first);
         }
         let events = fastrac.clone();
-        let disk = disk();
+        let revoked = Arc::new(Known::default());
         let (keys, mut keeper) = Keys::open(
             &account(folder.path(), change),
             None,
-            disk.clone(),
+            revoked.clone(),
             Box::new(move |event| events.events.lock().push(event.clone())),
         )
         .unwrap();
@@ -114,7 +93,7 @@ impl World {
                 verdict.unwrap_or(Verdict::Undecided)
             }
         }));
-        let world = Self { keys, folder, fastrac, disk, task };
+        let world = Self { keys, folder, fastrac, revoked, task };
         world.pass(100).await;
         world
     }
@@ -312,7 +291,8 @@ mod verifies {
     async fn a_canary_that_panics_is_undecided() {
         let folder = tempfile::tempdir().unwrap();
         put(folder.path(), 1);
-        let (keys, keeper) = Keys::open(&account(folder.path(), |_| {}), None, disk(), Box::new(|_| {})).unwrap();
+        let (keys, keeper) =
+            Keys::open(&account(folder.path(), |_| {}), None, Arc::new(Known::default()), Box::new(|_| {})).unwrap();
         let task = tokio::spawn(keep(keeper, |_| async { panic!("canary") }));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(keys.lease().is_ok());
@@ -856,58 +836,22 @@ mod commands {
         world.pass(1_100).await;
         let second = world.version();
         let leased = world.keys.lease().unwrap();
-        let stored = Some(Revocation { known: true, stored: Ok(()) });
-        assert_eq!(world.keys.revoke(second, true).await, stored);
+        assert_eq!(world.keys.revoke(second, true).await, Some(true));
         assert!(leased.is_revoked(), "for requests that have it already");
         assert_eq!(world.in_use(), 1, "the previous one takes over");
         assert!(matches!(world.keys.rotate(true).await, Some(Rotated::Revoked(v)) if v == second));
-        assert_eq!(world.keys.revoke(first, true).await, stored);
+        assert_eq!(world.keys.revoke(first, true).await, Some(true));
         assert_eq!(world.keys.lease().unwrap_err(), NoKey::None);
         world.pass(5_000).await;
         assert!(world.keys.lease().is_err());
         assert!(matches!(world.refused(second).await, Remedy::Rejected));
-        let unknown = world.keys.revoke("00000000".parse().unwrap(), true).await.unwrap();
-        assert!(!unknown.known && unknown.stored.is_ok());
+        assert_eq!(world.keys.revoke("00000000".parse().unwrap(), true).await, Some(false));
+        *world.revoked.lock() = vec![first, second];
         let (keys, keeper) =
-            Keys::open(&account(world.folder.path(), |_| {}), None, world.disk.clone(), Box::new(|_| {})).unwrap();
+            Keys::open(&account(world.folder.path(), |_| {}), None, world.revoked.clone(), Box::new(|_| {})).unwrap();
         let task = tokio::spawn(keep(keeper, |_| async { Verdict::Verified }));
         world.pass(100).await;
         assert!(keys.lease().is_err(), "nor after a restart");
-        task.abort();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_revocation_that_cannot_be_stored_is_reported_and_written_again() {
-        let world = World::new().await;
-        let version = world.version();
-        *world.disk.broken.lock() = true;
-        let revocation = world.keys.revoke(version, true).await.unwrap();
-        assert!(revocation.known && revocation.stored.is_err());
-        assert!(world.keys.lease().is_err(), "it holds nevertheless");
-        assert_eq!(world.keys.status().unstored, 1);
-        assert!(world.keys.revoke(version, true).await.unwrap().stored.is_err(), "and is not reported as done later");
-        *world.disk.broken.lock() = false;
-        world.pass(40_000).await;
-        assert_eq!((world.keys.status().unstored, world.disk.stored.lock().clone()), (0, vec![version]));
-        assert_eq!(world.keys.revoke(version, true).await.unwrap().stored, Ok(()));
-    }
-
-    /// The account begins anew while it is not stored yet.
-    #[tokio::test(start_paused = true)]
-    async fn a_revocation_that_is_not_stored_is_written_by_the_task_after_the_one_that_was_told() {
-        let world = World::new().await;
-        let version = world.version();
-        *world.disk.broken.lock() = true;
-        assert!(world.keys.revoke(version, true).await.unwrap().stored.is_err());
-        world.task.abort();
-        let (keys, keeper) =
-            Keys::open(&account(world.folder.path(), |_| {}), None, world.disk.clone(), Box::new(|_| {})).unwrap();
-        let task = tokio::spawn(keep(keeper, |_| async { Verdict::Verified }));
-        world.pass(100).await;
-        assert_eq!((keys.lease().unwrap_err(), keys.status().unstored), (NoKey::None, 1));
-        *world.disk.broken.lock() = false;
-        world.pass(40_000).await;
-        assert_eq!((keys.status().unstored, world.disk.stored.lock().clone()), (0, vec![version]));
         task.abort();
     }
 
@@ -954,7 +898,8 @@ async fn hundreds_of_rotations_leave_no_request_without_a_pair() {
 async fn requests_wait_for_the_first_pair_however_late_the_task_starts() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), 1);
-    let (keys, mut keeper) = Keys::open(&account(folder.path(), |_| {}), None, disk(), Box::new(|_| {})).unwrap();
+    let (keys, mut keeper) =
+        Keys::open(&account(folder.path(), |_| {}), None, Arc::new(Known::default()), Box::new(|_| {})).unwrap();
     keeper.watched = false;
     let waiting = tokio::spawn({
         let keys = keys.clone();
@@ -1048,7 +993,8 @@ async fn a_task_that_panics_is_restarted_with_its_pairs() {
         let panics = std::mem::take(&mut *observed.lock());
         assert!(!panics, "at {event:?}");
     };
-    let (keys, mut keeper) = Keys::open(&account(folder.path(), |_| {}), None, disk(), Box::new(observer)).unwrap();
+    let (keys, mut keeper) =
+        Keys::open(&account(folder.path(), |_| {}), None, Arc::new(Known::default()), Box::new(observer)).unwrap();
     keeper.watched = false;
     let task = tokio::spawn(keep(keeper, |_| async { Verdict::Verified }));
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -1059,6 +1005,6 @@ async fn a_task_that_panics_is_restarted_with_its_pairs() {
     assert_eq!(keys.lease().unwrap().version(), version);
     assert_eq!(keys.rotate(false).await, Some(Rotated::Unchanged), "it works again");
     let status = keys.status();
-    assert!(status.restarted.is_some() && status.revoked == [second] && status.unstored == 0);
+    assert!(status.restarted.is_some() && status.revoked == [second]);
     task.abort();
 }

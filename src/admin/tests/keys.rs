@@ -1,6 +1,7 @@
 //! Pairs are rotated, verified and revoked on request, and errors name their cause.
 
 use super::*;
+use crate::keys::KnownRevocations as _;
 
 fn version(stage: &TestAdmin) -> String {
     stage.gateway.current.load().accounts[0].keys.lease().unwrap().version().to_string()
@@ -116,11 +117,17 @@ async fn rotate_in_a_lock_out_is_no_success() {
 
 #[tokio::test]
 async fn a_revocation_that_cannot_be_stored_is_no_success() {
-    let stage = TestAdmin::usual().await;
+    let other = "[accounts.other]\nbase_url = \"https://fastrac.example\"\nbudget = { per_second = 20, per_day = 100 }\n\
+                 keys = { source = \"file\", path = \"other.toml\" }";
+    let admin = format!("{}\n{other}", with_token());
+    let stage = TestAdmin::new(TestSettings { admin, ..TestSettings::default() }).await;
     let version = version(&stage);
     stage.store.close().await;
-    let reply = stage.post("/keys/revoke", &format!(r#"{{"version": "{version}"}}"#)).await;
-    assert_eq!((reply.status, reply.code()), (503, "keys.unstored".to_owned()), "{reply:?}");
+    // The second time, another account is named, and then none.
+    for body in ["", r#", "account": "other""#, r#", "account": "main""#] {
+        let reply = stage.post("/keys/revoke", &format!(r#"{{"version": "{version}"{body}}}"#)).await;
+        assert_eq!((reply.status, reply.code()), (503, "keys.unstored".to_owned()), "{body} {reply:?}");
+    }
     assert!(stage.gateway.current.load().accounts[0].keys.lease().is_err(), "it holds in memory");
     let degraded = stage.get("/readyz").await.json()["degraded"].to_string();
     assert!(degraded.contains("not stored yet"), "{degraded}");

@@ -1,6 +1,4 @@
-//! Versions that an operator has revoked: never used again, in whatever account they were revoked. What is not on disk yet is remembered. Pure; never fails.
-
-use std::collections::BTreeSet;
+//! Versions that an operator has revoked: never used again, in whatever account they were revoked. Pure; never fails.
 
 use tokio::time::Instant;
 
@@ -8,7 +6,7 @@ use super::KeyLifecycle;
 use crate::keys::{status::KeyEvent, tracked_pair::TrackedPair, version::PairVersion};
 
 impl KeyLifecycle {
-    /// Revokes a version. Returns whether it was known. It is to be stored if it was, or if the account is `named`.
+    /// Revokes a version. Returns whether it was known. It is an event of the account if it was, or if an operator `named` the account.
     pub(crate) fn revoke(&mut self, version: PairVersion, named: bool, now: Instant) -> bool {
         let is = |slot: &TrackedPair| slot.version() == version;
         let seen = self.seen.as_ref().is_some_and(|held| held.version() == version);
@@ -17,7 +15,6 @@ impl KeyLifecycle {
         if !self.shared.revoked.contains(version) {
             self.shared.revoked.extend([version]);
             if known || named {
-                self.unstored.insert(version);
                 self.tell(KeyEvent::Revoked, Some(version));
             }
         }
@@ -35,23 +32,12 @@ impl KeyLifecycle {
         known
     }
 
-    /// Revokes versions that were revoked before, in this account or another one. `unstored`: those that are not on disk yet.
-    pub(crate) fn restore_revoked(&mut self, versions: Vec<PairVersion>, unstored: Vec<PairVersion>) {
+    /// Revokes versions that were revoked before, in this account or another one.
+    pub(crate) fn restore_revoked(&mut self, versions: Vec<PairVersion>) {
         self.shared.revoked.extend(versions);
-        self.unstored.extend(unstored);
     }
 
     pub(crate) fn has_revoked(&self, version: PairVersion) -> bool {
         self.shared.revoked.contains(version)
-    }
-
-    /// The revoked versions that are not on disk yet.
-    pub(crate) fn unstored(&self) -> &BTreeSet<PairVersion> {
-        &self.unstored
-    }
-
-    /// A revocation is on disk.
-    pub(crate) fn stored(&mut self, version: PairVersion) {
-        self.unstored.remove(&version);
     }
 }

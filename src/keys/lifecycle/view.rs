@@ -30,7 +30,6 @@ impl KeyLifecycle {
             stale_at: self.stale_at(),
             pairs: pairs.chain(self.candidate.as_ref().map(|slot| slot.status(Role::Candidate))).collect(),
             revoked: self.shared.revoked.to_vec(),
-            unstored: self.unstored.len(),
             source: self.source.clone(),
             is_of_earlier_source: slots.into_iter().flatten().any(|slot| self.earlier.contains(&slot.version())),
             content: self.content(),

@@ -598,8 +598,8 @@ mod serves {
     use super::*;
     use crate::{
         keys::{
-            KeyPair, Keys, NoKey, PairVersion, RefusedRequest, Remedy, RevocationStore, SealedCopy, Secret,
-            StoreRevocation, TriedPair, Verdict,
+            KeyPair, Keys, KnownRevocations, NoKey, PairVersion, RefusedRequest, Remedy, SealedCopy, Secret, TriedPair,
+            Verdict,
         },
         rotation,
     };
@@ -607,17 +607,9 @@ mod serves {
     /// Nothing is revoked in these tests.
     struct Nowhere;
 
-    impl RevocationStore for Nowhere {
-        fn load(&self) -> Vec<PairVersion> {
+    impl KnownRevocations for Nowhere {
+        fn versions(&self) -> Vec<PairVersion> {
             Vec::new()
-        }
-
-        fn unstored(&self) -> Vec<PairVersion> {
-            Vec::new()
-        }
-
-        fn store(&self, _: PairVersion) -> StoreRevocation {
-            Box::pin(async { Ok(()) })
         }
     }
 

@@ -29,10 +29,12 @@ use std::{
     time::Duration,
 };
 
+use bytes::BufMut as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
+use tokio_util::io::poll_read_buf;
 
 use super::{client_socket::ClientSocket, heads::Heads, receipts::Receipts, unfinished_head::UnfinishedHead};
 use crate::{
@@ -94,6 +96,10 @@ pub(super) const NEVER: u64 = u64::MAX;
 const SLACK: u64 = 3 * 1024 * 1024 + 128 * 1024;
 /// How often it is looked whether a peer has taken some of the bytes that wait, in `limits.idle`.
 const LOOKS: u32 = 4;
+/// Maximum size of a read over HTTP/1.1, bytes. hyper's buffer begins with 8 KiB, doubles when a read fills it, and stays so: up
+/// to 64 KiB for each connection that has carried a long body. Nor may more than this have come, uncounted, of a head that
+/// begins behind another request.
+const HTTP1_READ: usize = 8 * 1024 - 1;
 /// Allowance for a request head and its frames, in bytes.
 const LONGEST_HEAD: u64 = 64 * 1024;
 
@@ -353,7 +359,6 @@ pub struct DeadlineIo<S> {
     armed: bool,
     /// Bytes wait to be written, and the peer accepts none.
     stalled: Option<Stall>,
-    /// Over HTTP/1.1.
     head: UnfinishedHead,
 }
 
@@ -508,6 +513,12 @@ impl<S> DeadlineIo<S> {
         }
     }
 
+    /// There is no memory for the rest of the head in progress.
+    fn refuse_head(&self) -> Poll<io::Result<()>> {
+        self.activity.head_refused.store(true, Relaxed);
+        self.give_up(io::ErrorKind::OutOfMemory)
+    }
+
     fn give_up<T>(&self, why: io::ErrorKind) -> Poll<io::Result<T>> {
         self.activity.given_up.store(true, Relaxed);
         Poll::Ready(Err(why.into()))
@@ -521,22 +532,31 @@ impl<S: AsyncRead + ClientSocket + Unpin> AsyncRead for DeadlineIo<S> {
             return self.give_up(io::ErrorKind::ConnectionAborted);
         }
         // hyper reads again: what has come was not the whole head, and nothing else.
-        if !self.activity.is_in_head() || self.activity.speaks_http2() {
+        let over_http2 = self.activity.speaks_http2();
+        if !self.activity.is_in_head() {
             self.head.end();
-        } else if self.head.claim().is_err() {
-            self.activity.head_refused.store(true, Relaxed);
-            return self.give_up(io::ErrorKind::OutOfMemory);
+        } else if !over_http2 && self.head.claim().is_err() {
+            return self.refuse_head();
         }
-        let before = buf.filled().len();
-        match Pin::new(&mut self.io).poll_read(cx, buf) {
-            Poll::Ready(result) => {
-                let came = buf.filled().len() - before;
+        let at_most = if over_http2 { usize::MAX } else { HTTP1_READ };
+        match poll_read_buf(Pin::new(&mut self.io), cx, &mut buf.limit(at_most)) {
+            Poll::Ready(came) => {
+                let came = came?;
                 if came > 0 {
                     self.activity.bytes_came(came);
                     self.after_read();
                     self.head.came(came);
                 }
-                Poll::Ready(result)
+                Poll::Ready(Ok(()))
+            }
+            // A read may end anywhere in a head whose rest has come already. The requests of others are not ended for one.
+            Poll::Pending
+                if over_http2
+                    && self.activity.is_in_head()
+                    && self.head.claim_longest().is_err()
+                    && !self.activity.is_busy() =>
+            {
+                self.refuse_head()
             }
             Poll::Pending if self.poll_expired(cx) => self.end_read(cx),
             Poll::Pending => Poll::Pending,
@@ -655,6 +675,21 @@ mod tests {
         let error = tokio::select! { error = read => error, () = drip => unreachable!() };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(began.elapsed().as_secs(), 11);
+    }
+
+    /// As long as no read fills hyper's buffer of 8 KiB, that does not grow.
+    #[tokio::test]
+    async fn a_read_over_http1_takes_less_than_the_buffer_and_one_over_http2_what_there_is() {
+        for (over_http2, takes) in [(false, 8191), (true, 20_000)] {
+            let (mut peer, io) = duplex(64 * 1024);
+            let activity = Activity::new(&limits());
+            if over_http2 {
+                activity.is_http2();
+            }
+            let mut timed = timed_io(io, activity);
+            peer.write_all(&[b'x'; 20_000]).await.unwrap();
+            assert_eq!(timed.read(&mut [0; 64 * 1024]).await.unwrap(), takes);
+        }
     }
 
     /// hyper reads for the end of the connection while a request is under way, and not again after it.

@@ -12,6 +12,9 @@ use crate::{
     memory::{MemoryClaim, MemoryExhausted, MemoryShare},
 };
 
+/// What h2 keeps of a head that has not ended, at most, in bytes: 32 KiB as RFC 9113, section 6.5.2, counts them, in its table.
+const HTTP2_HEAD: usize = 48 * 1024;
+
 #[derive(Debug)]
 pub(super) struct UnfinishedHead {
     share: Arc<MemoryShare>,
@@ -32,12 +35,18 @@ impl UnfinishedHead {
 
     /// What has come was not its end.
     pub(super) fn claim(&mut self) -> Result<(), MemoryExhausted> {
-        if self.bytes <= SMALL_HEAD {
-            return Ok(());
-        }
-        let claim = self.claim.get_or_insert_with(|| self.share.allowance(Priority::Low).begin());
         // hyper's buffer doubles.
-        claim.grow_to(self.bytes.next_power_of_two())
+        if self.bytes > SMALL_HEAD { self.grow_to(self.bytes.next_power_of_two()) } else { Ok(()) }
+    }
+
+    /// The same over HTTP/2: one byte may be a whole field (RFC 7541, section 6.1), so it is taken for the longest one.
+    pub(super) fn claim_longest(&mut self) -> Result<(), MemoryExhausted> {
+        self.grow_to(HTTP2_HEAD)
+    }
+
+    fn grow_to(&mut self, size: usize) -> Result<(), MemoryExhausted> {
+        let claim = self.claim.get_or_insert_with(|| self.share.allowance(Priority::Low).begin());
+        claim.grow_to(size)
     }
 
     /// It is complete, or there is none.

@@ -359,6 +359,29 @@ fn unfinished_heads_are_claimed_too_and_leave_others_their_room() {
     is_free(&gateway);
 }
 
+/// Over HTTP/2, one byte may be a whole field: 500 of them here. The connection of a service that has requests in progress
+/// goes on.
+#[test]
+fn unfinished_heads_over_http2_are_claimed_too() {
+    const HEADERS: u8 = 1;
+    const END_STREAM: u8 = 1;
+    let gateway = gateway("memory = \"4MiB\"");
+    let block = [&[0x82, 0x87, 0x84][..], &[0x90; 500]].concat();
+    let half = [PREFACE, &frame(SETTINGS, 0, 0, b""), &frame(HEADERS, END_STREAM, 1, &block)].concat();
+    let strangers: Vec<_> = (0..80)
+        .map(|_| {
+            let mut stream = TcpStream::connect(gateway.data).expect("connected");
+            let _ = stream.write_all(&half);
+            stream
+        })
+        .collect();
+    until("some are refused", || gateway.metric("requests_total", &[("outcome", "overloaded")]) >= 20.0);
+    assert!((500_000..2_500_000).contains(&used(&gateway)), "{}", used(&gateway));
+    assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("office")).status, 200);
+    drop(strangers);
+    is_free(&gateway);
+}
+
 /// Skips an integer of a header block whose first byte has a prefix of so many bits (RFC 7541, section 5.1).
 fn integer(block: &mut &[u8], bits: u32) -> usize {
     let most = (1 << bits) - 1;

@@ -13,10 +13,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{Cache, CacheEntry, Generation, Key};
-use crate::config::Priority;
+use crate::{config::Priority, deadline::Deadline};
 
 /// The flights in progress.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ struct OpenFlight<T> {
     generation: Generation,
     result: watch::Receiver<Option<T>>,
     bids: watch::Sender<Bids>,
-    sent_probe: SentProbe,
+    course: Course,
 }
 
 /// On whose behalf a flight may be sent, and how urgently.
@@ -120,11 +120,26 @@ impl Drop for PlacedBid {
     }
 }
 
-/// Whether the request of a flight may have been sent; empty: it was not.
-type SentProbe = Arc<OnceLock<Box<dyn Fn() -> bool + Send + Sync>>>;
+/// What followers may know of a flight under way.
+struct FetchCourse {
+    ends: Deadline,
+    may_be_sent: Box<dyn Fn() -> bool + Send + Sync>,
+}
 
-fn may_be_sent(probe: &SentProbe) -> bool {
-    probe.get().is_some_and(|may_be_sent| may_be_sent())
+/// Empty: the fetch has not begun.
+#[derive(Clone, Default)]
+pub(crate) struct Course(Arc<OnceLock<FetchCourse>>);
+
+impl Course {
+    /// Whether the request of the flight may have been sent.
+    pub(crate) fn may_be_sent(&self) -> bool {
+        self.0.get().is_some_and(|fetch| (fetch.may_be_sent)())
+    }
+
+    /// Whether the fetch ends by `instant`, whatever becomes of it.
+    pub(crate) fn ends_by(&self, instant: Instant) -> bool {
+        self.0.get().is_some_and(|fetch| fetch.ends.is_over(instant))
+    }
 }
 
 impl<T> fmt::Debug for OpenFlight<T> {
@@ -175,10 +190,10 @@ impl<T: Clone> Flights<T> {
         };
         let mut open = self.open.lock();
         let under_way = open.get(key).filter(|flight| cache.shares(key, flight.generation));
-        let overtakes = only_unsent && under_way.is_some_and(|flight| may_be_sent(&flight.sent_probe));
+        let overtakes = only_unsent && under_way.is_some_and(|flight| flight.course.may_be_sent());
         if let Some(flight) = under_way.filter(|_| !overtakes) {
-            let (result, sent_probe) = (flight.result.clone(), flight.sent_probe.clone());
-            return Flight::Follower(Follower { result, sent_probe, _bid: place(&flight.bids) });
+            let (result, course) = (flight.result.clone(), flight.course.clone());
+            return Flight::Follower(Follower { result, course, _bid: place(&flight.bids) });
         }
         if let Some(entry) = stored() {
             return Flight::Stored(entry);
@@ -186,11 +201,11 @@ impl<T: Clone> Flights<T> {
         let generation = cache.generation();
         let (sender, result) = watch::channel(None);
         let (placing, bids) = watch::channel(Bids::default());
-        let (bid, sent_probe) = (place(&placing), SentProbe::default());
-        let flight = OpenFlight { generation, result, bids: placing, sent_probe: sent_probe.clone() };
+        let (bid, course) = (place(&placing), Course::default());
+        let flight = OpenFlight { generation, result, bids: placing, course: course.clone() };
         open.insert(key.clone(), flight);
         let (flights, key) = (self.clone(), key.clone());
-        Flight::Leader(Leader { flights, key, generation, bids, bid, sender, sent_probe, overtakes })
+        Flight::Leader(Leader { flights, key, generation, bids, bid, sender, course, overtakes })
     }
 
     /// Number of flights in progress.
@@ -213,7 +228,7 @@ pub struct Leader<T> {
     /// Of the request that leads, until it follows.
     bid: Option<PlacedBid>,
     sender: watch::Sender<Option<T>>,
-    sent_probe: SentProbe,
+    course: Course,
     overtakes: bool,
 }
 
@@ -223,10 +238,10 @@ impl<T> Leader<T> {
         self.overtakes
     }
 
-    /// From now on, `may_be_sent` says whether its request may have been sent.
-    pub(crate) fn probe_sent_with(&self, may_be_sent: impl Fn() -> bool + Send + Sync + 'static) {
+    /// The fetch begins; from now on, `may_be_sent` says whether its request may have been sent.
+    pub(crate) fn begins(&self, ends: Deadline, may_be_sent: impl Fn() -> bool + Send + Sync + 'static) {
         // Only a second call could fail.
-        let _ = self.sent_probe.set(Box::new(may_be_sent));
+        let _ = self.course.0.set(FetchCourse { ends, may_be_sent: Box::new(may_be_sent) });
     }
 
     fn is_open_in(&self, open: &HashMap<Key, OpenFlight<T>>) -> bool {
@@ -254,7 +269,7 @@ impl<T> Leader<T> {
 
     /// A follower of this flight, for the request that started it: its bid counts as long as that waits.
     pub(crate) fn follow(&mut self) -> Follower<T> {
-        Follower { result: self.sender.subscribe(), sent_probe: self.sent_probe.clone(), _bid: self.bid.take() }
+        Follower { result: self.sender.subscribe(), course: self.course.clone(), _bid: self.bid.take() }
     }
 
     /// Ends the flight and gives the result to all followers. Store first what is to be stored: a request that joins after
@@ -283,15 +298,13 @@ impl<T> Drop for Leader<T> {
 /// Waits for the leader's result.
 pub struct Follower<T> {
     result: watch::Receiver<Option<T>>,
-    sent_probe: SentProbe,
+    course: Course,
     _bid: Option<PlacedBid>,
 }
 
 impl<T: Clone> Follower<T> {
-    /// Says whether the request of the flight may have been sent.
-    pub(crate) fn sent_probe(&self) -> impl Fn() -> bool + use<T> {
-        let probe = self.sent_probe.clone();
-        move || may_be_sent(&probe)
+    pub(crate) fn course(&self) -> Course {
+        self.course.clone()
     }
 
     /// The result; `None` if the leader was dropped without one.
@@ -384,7 +397,9 @@ mod tests {
         assert!(matches!(joins(true), Flight::Follower(_)), "nothing was sent yet");
         let sent = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let told = sent.clone();
-        old.probe_sent_with(move || told.load(std::sync::atomic::Ordering::SeqCst));
+        old.begins(Deadline::after(Instant::now(), std::time::Duration::from_secs(1)), move || {
+            told.load(std::sync::atomic::Ordering::SeqCst)
+        });
         assert!(matches!(joins(true), Flight::Follower(_)) && !old.overtakes());
         sent.store(true, std::sync::atomic::Ordering::SeqCst);
         assert!(matches!(joins(false), Flight::Follower(_)));

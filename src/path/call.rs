@@ -12,7 +12,7 @@ use crate::{
     cache::{Bids, Key, Lifetimes, Lookup},
     catalog::Operation,
     config::{self, Class, Priority},
-    deadline::{ARRIVED_WITHIN, CallerTimeout, Deadline},
+    deadline::{CallerTimeout, Deadline},
     memory::MemoryAllowance,
     orders::{applies_to, has_key},
     outcome::{Outcome, Sent},
@@ -261,9 +261,9 @@ impl Call {
         self
     }
 
-    /// A fetch for all that wait for the response: its time is the operation's, whatever its caller's wait.
+    /// A fetch for all that wait for the response: it has the operation's time from now on, whatever is left of its caller's.
     pub(super) fn for_waiters(mut self: Box<Self>, bids: watch::Receiver<Bids>) -> Box<Self> {
-        self.upstream.deadlines = CallDeadlines::ending(self.upstream.deadlines.operation);
+        self.upstream.deadlines = CallDeadlines::of_operation(self.upstream.operation.timeout);
         self.upstream.priority = CallPriority::OfWaiters(bids);
         self
     }
@@ -277,16 +277,14 @@ impl Call {
         }
     }
 
+    /// Whether the caller's wait ends before the operation's timeout.
+    pub(super) fn has_chosen_its_time(&self) -> bool {
+        self.upstream.deadlines.is_callers(self.deadline())
+    }
+
     /// When the caller's wait ends.
     pub(super) fn deadline(&self) -> Deadline {
         self.upstream.deadlines.start_by
-    }
-
-    /// Until when the caller waits for a fetch that it shares. If the caller has not chosen the time, the fetch ends at about
-    /// the same time, and knows why.
-    pub(super) fn fetch_deadline(&self) -> Deadline {
-        let deadline = self.deadline();
-        if self.upstream.deadlines.is_callers(deadline) { deadline } else { deadline.later(ARRIVED_WITHIN) }
     }
 
     /// The service's configuration.

@@ -9,7 +9,7 @@
 //! of anything that is no answer of Fastrac's, in time. Must not know headers, or how a request is sent. Fails with the
 //! [`Refusal`] of the fetch.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -20,12 +20,12 @@ use crate::{
     admission::Claim,
     attempts::Attempts,
     cache::{
-        CacheEntry, DueRefresh, Flight, JoinRequest, Key, Leader, Lookup, NewEntry, ReceivedAt, STALE_WAIT,
+        CacheEntry, DueRefresh, Flight, Follower, JoinRequest, Key, Leader, Lookup, NewEntry, ReceivedAt, STALE_WAIT,
         rules::{self, Candidate},
         same_data,
     },
     config::Priority,
-    deadline::Deadline,
+    deadline::{ARRIVED_WITHIN, Deadline},
     fetched::{FetchRefused, FetchResult, Fetched, SharedFetch},
     outcome::{Outcome, Sent},
     record::ResponseComparison,
@@ -34,6 +34,9 @@ use crate::{
     spare::NotSpare,
     upstream::Failure,
 };
+
+/// A fetch ends at about the same time as the wait of a request that began it, or joined it at its beginning.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// A fetch to be done for all requests that wait for the same key.
 pub(super) struct Fill {
@@ -97,6 +100,33 @@ impl Fallback {
     }
 }
 
+/// How long a request waits for the fetch that it shares.
+pub(super) struct FetchWait {
+    until: Deadline,
+    /// Whether it is the operation's timeout that ends the wait.
+    is_full: bool,
+}
+
+impl FetchWait {
+    pub(super) fn of(call: &Call, fallback: Option<&Fallback>) -> Self {
+        match fallback {
+            Some(fallback) => FetchWait { until: fallback.until, is_full: false },
+            None => FetchWait { until: call.deadline(), is_full: !call.has_chosen_its_time() },
+        }
+    }
+
+    /// The result of the fetch, or `None` if the wait ends before. If both end with the operation's timeout at about the same
+    /// time, the request learns why the fetch failed.
+    pub(super) async fn result(self, follower: Follower<SharedFetch>) -> Option<Option<SharedFetch>> {
+        let (course, mut result) = (follower.course(), pin!(follower.result()));
+        let shared = self.until.bound(result.as_mut()).await;
+        if shared.is_some() || !self.is_full || !course.ends_by(self.until.later(TOGETHER).instant()) {
+            return shared;
+        }
+        self.until.later(ARRIVED_WITHIN).bound(result).await
+    }
+}
+
 /// A stale stored response.
 pub(super) fn stale_reply(entry: &CacheEntry, cached: CacheStatusHeader) -> Reply {
     let stored_from = Some(entry.stored_from());
@@ -118,16 +148,16 @@ pub(super) fn is_answer(fetch: &FetchResult) -> bool {
 /// Steps 7 to 14 of a fill, in a task that outlives its caller.
 pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: Claim) -> Result<Reply, Refusal> {
     let Fill { mut leader, reason, fallback } = fill;
-    let (follower, deadline, fetch_deadline) = (leader.follow(), call.deadline(), call.fetch_deadline());
+    let (follower, deadline) = (leader.follow(), call.deadline());
+    let wait = FetchWait::of(&call, fallback.as_ref());
     let call = Arc::<Call>::from(call.for_waiters(leader.bids()));
     let (fetched_by, attempts) = (call.clone(), x.attempts().clone());
     x.snapshot.tasks.spawn(async move {
         let fetch = Fetch { call: &fetched_by.upstream, id: fetched_by.request_id.header(), reason, attempts };
         fetch.complete(leader, claim).await;
     });
-    let until = fallback.as_ref().map_or(fetch_deadline, |fallback| fallback.until);
     // What the fetch waits for is in `x.attempts()`.
-    let shared = Box::pin(until.bound(follower.result())).await;
+    let shared = Box::pin(wait.result(follower)).await;
     let Some(fallback) = fallback else {
         return match shared {
             Some(Some(shared)) => reply_of(&shared, reason.status(is_stored(&shared))),
@@ -262,7 +292,7 @@ impl Fetch<'_> {
     async fn complete(mut self, leader: Leader<SharedFetch>, claim: Claim) -> SharedFetch {
         let began = Instant::now();
         let attempts = self.attempts.clone();
-        leader.probe_sent_with(move || attempts.sent() != Sent::No);
+        leader.begins(self.call.deadlines.complete_by(), move || attempts.sent() != Sent::No);
         let rest = RestOfAttempts::of(self.call, &self.attempts);
         let answer = fetch::fetch(self.call, claim, &self.attempts).await;
         let mut line_of_rest = rest.exchange();
@@ -382,7 +412,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cache::test_entry;
+    use crate::cache::{Cache, Flights, key::key_of_path, test_entry};
 
     #[tokio::test(start_paused = true)]
     async fn a_fetch_that_takes_as_long_as_anyone_waits_is_not_waited_for_again_soon() {
@@ -401,6 +431,33 @@ mod tests {
         assert!(may_be_fetched(), "that was the caller's own impatience");
         waits(Duration::from_secs(10)).await;
         assert!(!may_be_fetched());
+    }
+
+    /// A fetch whose own time ends at 5 s, and whose result is there a little later.
+    #[tokio::test(start_paused = true)]
+    async fn only_who_came_with_the_fetch_waits_until_it_knows_why_it_failed() {
+        let cache = Cache::new(0);
+        for (until, is_full, waits) in [(5.0, true, 5.5), (4.99, true, 5.5), (4.5, true, 4.5), (4.99, false, 4.99)] {
+            let began = Instant::now();
+            let seconds = |seconds| Deadline::after(began, Duration::from_secs_f64(seconds));
+            let flights = Arc::new(Flights::<SharedFetch>::default());
+            let request = JoinRequest { cache: &cache, service: None, priority: Priority::Low, only_unsent: false };
+            let key = key_of_path("/a");
+            let Flight::Leader(leader) = flights.join(&key, request, || None) else { panic!("it leads") };
+            leader.begins(seconds(5.0), || true);
+            let Flight::Follower(follower) = flights.join(&key, request, || None) else { panic!("it follows") };
+            let result = FetchWait { until: seconds(until), is_full }.result(follower);
+            let ended = async {
+                tokio::time::sleep_until(seconds(5.5).instant()).await;
+                drop(leader);
+            };
+            let waited = async {
+                result.await;
+                Instant::now()
+            };
+            let (waited, ()) = tokio::join!(waited, ended);
+            assert_eq!(waited, seconds(waits).instant(), "{until} {is_full}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Call, Exchange, fetch,
-    fill::{Fallback, Fill, FillReason, is_answer, reply_of, stale_reply},
+    fill::{Fallback, FetchWait, Fill, FillReason, is_answer, reply_of, stale_reply},
 };
 use crate::{
     admission::Claim,
@@ -171,16 +171,19 @@ impl Search<'_> {
         follower: Follower<SharedFetch>,
         began: Instant,
     ) -> Result<Option<Reply>, Refusal> {
-        let until = self.fallback.as_ref().map_or(self.call.fetch_deadline(), |fallback| fallback.until);
-        let may_be_sent = follower.sent_probe();
-        let result = x.attempts().wait(WaitFor::Upstream, pin!(until.bound(follower.result()))).await;
-        match (result, &self.fallback) {
-            (Some(None), _) => Ok(None),
-            (Some(Some(result)), _) if is_only_leaders(&result, self.call, began.elapsed()) => Ok(None),
-            (Some(Some(result)), Some(fallback)) if !is_answer(&result) => Ok(Some(fallback.reply(Some(&result)))),
-            (Some(Some(result)), _) => reply_of(&result, self.joined()).map(Some),
+        let wait = FetchWait::of(self.call, self.fallback.as_ref());
+        let course = follower.course();
+        let result = x.attempts().wait(WaitFor::Upstream, pin!(wait.result(follower))).await;
+        let ended = result.is_some();
+        let shared = result.flatten().filter(|result| !is_only_leaders(result, self.call, began.elapsed()));
+        if ended && shared.is_none() && !self.call.deadline().is_over(Instant::now()) {
+            return Ok(None);
+        }
+        match (shared, &self.fallback) {
+            (Some(result), Some(fallback)) if !is_answer(&result) => Ok(Some(fallback.reply(Some(&result)))),
+            (Some(result), _) => reply_of(&result, self.joined()).map(Some),
             (None, Some(fallback)) => {
-                if may_be_sent() {
+                if course.may_be_sent() {
                     fallback.waited_in_vain();
                 }
                 Ok(Some(fallback.reply(None)))

@@ -217,6 +217,31 @@ fn a_service_that_holds_all_it_may_leaves_room_for_others_of_its_priority() {
     is_free(&gateway);
 }
 
+/// The one before was refused because its service holds all it may. Half of the time of the next one is over by then: it gets
+/// 504, and those who came later get the response.
+#[test]
+fn a_fill_that_a_request_begins_late_has_the_whole_time_of_its_operation() {
+    let more = "[operations.\"v2.couriers\"]\ntimeout = \"2500ms\"";
+    let setup = Setup { limits: "memory = \"8MiB\"\nidle = \"60s\"", services: SERVICES, more, ..Setup::default() };
+    let gateway = setup.start();
+    gateway.sandbox.fault(Fault::on("v2.track", Act::Long { bytes: LONG }));
+    let readers = hold_all_it_may(&gateway, "shop");
+    gateway.sandbox.fault(Fault { delay_ms: 1500, ..Fault::on("v2.couriers", Act::Long { bytes: LONG }) });
+    let couriers = |service| get("/courier/all").by(service);
+    std::thread::scope(|scope| {
+        let refused = scope.spawn(|| gateway.send(couriers("shop")));
+        until("it leads", || gateway.app().gateway.current.load().flights.len() == 1);
+        let late = scope.spawn(|| gateway.send(couriers("office")));
+        std::thread::sleep(std::time::Duration::from_millis(1000));
+        let patient = gateway.send(couriers("vip"));
+        let codes = [refused, late].map(|request| request.join().expect("a response").code());
+        assert_eq!(codes, ["gateway.overloaded", "upstream.timeout"]);
+        assert_eq!((patient.status, patient.outcome()), (200, "ok"), "{}", patient.text());
+    });
+    drop(readers);
+    is_free(&gateway);
+}
+
 #[test]
 fn a_streamed_response_claims_what_is_buffered_of_it() {
     let gateway = gateway("memory = \"32MiB\"\nanswer_buffer = \"1MiB\"");

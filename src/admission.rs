@@ -18,7 +18,6 @@ mod day_parts;
 mod day_row;
 mod day_share;
 mod header;
-mod in_flight;
 mod learned;
 mod lease;
 mod lease_line;
@@ -39,7 +38,6 @@ pub use self::{
     calendar_day::{CalendarDay, LocalTime},
     claim::Claim,
     day::{DayCount, DayCounter, LastCounts, Unrecorded},
-    in_flight::{InFlightLimit, InFlightPermit},
     lease::{CounterContext, CounterId, DayLedger, Grant, LeaseHolder, LeaseRequest, LeaseTarget, Level, RestoredDay},
     outlook::{DayProgress, DayUse, UseHistory, WARNINGS},
     overridden::{OverrideNotice, QuotaOverride},

@@ -61,7 +61,8 @@ pub enum BodyError {
     Broken,
 }
 
-/// Heads up to this size are not claimed, in bytes: `InFlightLimit` bounds their number.
+/// Heads up to this size are not claimed by themselves, in bytes: what a request that waits claims ([`memory::REQUEST`](crate::memory::REQUEST)) has room for
+/// most.
 pub(crate) const SMALL_HEAD: usize = 4 * 1024;
 
 /// What a header field takes beside its name and value, in bytes: its places in the tables of a `HeaderMap`, which double.
@@ -257,6 +258,11 @@ impl Body {
         Body { rest: Bytes::new(), stream: Some(Box::pin(stream)), delivery: None, end: None }
     }
 
+    /// The body of a response that is given up: an error, which resets its stream.
+    pub(crate) fn given_up() -> Self {
+        Body::stream(GivenUp)
+    }
+
     /// Attaches what is told how far it has been taken.
     pub(crate) fn delivered_to(mut self, delivery: Option<Arc<dyn Delivery>>) -> Self {
         self.delivery = delivery;
@@ -295,6 +301,17 @@ impl Body {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+struct GivenUp;
+
+impl HttpBody for GivenUp {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Poll::Ready(Some(Err(io::Error::other("the response was given up"))))
     }
 }
 

@@ -41,16 +41,26 @@ const fn part_of(priority: Priority) -> usize {
 /// Most responses of Fastrac's are shorter, in bytes.
 const SHORT_RESPONSE: usize = 16 * 1024;
 
-/// Where a share has the name of a service, those whose service is not known yet. No service has this name.
-const UNFINISHED_HEADS: &str = "";
+/// What a request takes that waits, or whose response does, beside what is buffered of it, in bytes: its record, its futures, its
+/// HTTP/2 stream.
+pub(crate) const REQUEST: usize = 6 * 1024;
+
+/// Whose share it is.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum ShareOwner {
+    Service(Box<str>),
+    /// Its own calls.
+    Gateway,
+    /// Whoever is not known to be a service.
+    Unidentified,
+}
 
 /// The bound on buffered bytes, and how many there are. One per process; it outlives configurations.
 #[derive(Debug)]
 pub struct Memory {
     used: AtomicUsize,
     limit: AtomicUsize,
-    /// By name of service; `None`: the gateway's own calls; [`UNFINISHED_HEADS`].
-    shares: Mutex<BTreeMap<Option<Box<str>>, Weak<MemoryShare>>>,
+    shares: Mutex<BTreeMap<ShareOwner, Weak<MemoryShare>>>,
 }
 
 /// No room for more bytes.
@@ -105,7 +115,7 @@ impl MemoryAllowance {
         let limit = self.share.memory().limit() / 100 * percent;
         if all > limit {
             Err(MemoryExhausted::Full)
-        } else if own > limit - all {
+        } else if own > self.share.most_of(limit - all) {
             Err(MemoryExhausted::ShareUsed)
         } else {
             Ok(())

@@ -71,11 +71,14 @@ where
     x.reserve_line(timeout, operation.as_ref().ok().copied()).await?;
     let operation = operation?.clone();
     snapshot.catalog.permit(service, &operation)?;
-    // 3 the whole body; the memory of a large head is claimed while anything is waited for
+    // 3 the whole body; memory is claimed of a large head, and of every request that waits for anything
     let share = || snapshot.memory_shares.of(Some(service));
     let memory = || share().allowance(snapshot.catalog.services[service].config.priority);
     let _head = body::claim_head(&head, memory)?;
-    let body = x.collect(pin!(body::collect(body, snapshot.limits.request_body, upload, memory))).await?;
+    let body = x.collect(pin!(body::collect(body, snapshot.limits.request_body, upload, memory)), memory).await?;
+    if !operation.asks_cache() {
+        x.claim_room(memory)?;
+    }
     let request = BufferedRequest { method: head.method, target, headers: head.headers, body };
     let call = Call::new(x, Permitted { service, operation }, request, timeout);
     x.repeat = call.repeat_rule();

@@ -180,12 +180,6 @@ impl Refusal {
         Refusal::new(Code::BudgetSecond, message).retry_after(Duration::from_secs(1))
     }
 
-    /// The gateway serves as many requests as it may.
-    pub(crate) fn overloaded() -> Self {
-        let message = "The gateway is serving as many requests as it can; try again in 1 s";
-        Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1))
-    }
-
     /// No place in the queue of the exchange log became free in time.
     pub(crate) fn log_full() -> Self {
         let message = "The exchange log cannot keep up; try again in 1 s";

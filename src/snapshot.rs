@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    admission::{Budget, BudgetMember, InFlightLimit, Quota},
+    admission::{Budget, BudgetMember, Quota},
     body::BufferedRequest,
     cache::{Cache, Flights, Key, KeyParts, RefreshQueue, key},
     caller::Callers,
@@ -31,8 +31,6 @@ pub use address::AddressState;
 /// One compiled configuration and the live state that belongs to it.
 pub struct Snapshot {
     pub limits: LimitsConfig,
-    /// Requests being served, of the whole process.
-    pub in_flight: InFlightLimit,
     /// Bytes that requests and responses may take, of the whole process.
     pub memory: Arc<Memory>,
     pub memory_shares: MemoryShares,

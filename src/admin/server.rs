@@ -123,7 +123,7 @@ impl AdminConnection {
         let _ = socket.set_nodelay(true);
         let Some(tls) = self.tls.clone() else { return self.serve(socket, peer, place).await };
         let handshake = tokio::select! {
-            handshake = tls.handshake(socket, HANDSHAKE) => handshake,
+            handshake = tls.handshake(socket, HANDSHAKE, None) => handshake,
             () = self.stopped_for(FIRST_REQUEST) => return,
         };
         match handshake {

@@ -18,6 +18,8 @@ use rustix::{
 use tokio::net::TcpStream;
 use tokio_rustls::{rustls::ServerConnection, server::TlsStream};
 
+use super::tls::TlsSocket;
+
 /// A client's connection.
 pub trait ClientSocket {
     /// Whether closing the sending half writes bytes (a close_notify), which a client that has closed the connection
@@ -70,27 +72,27 @@ impl ClientSocket for TcpStream {
     }
 }
 
-impl ClientSocket for Box<TlsStream<TcpStream>> {
+impl ClientSocket for Box<TlsStream<TlsSocket>> {
     const CLOSE_WRITES: bool = true;
 
     fn has_left(&mut self) -> bool {
         let (socket, session) = self.get_mut();
-        socket.has_left() || has_sent_close_notify(socket, session)
+        is(socket.tcp(), CLOSED) || has_sent_close_notify(socket.tcp(), session)
     }
 
     fn was_reset(&self) -> bool {
-        self.get_ref().0.was_reset()
+        self.get_ref().0.tcp().was_reset()
     }
 
     fn has_unread(&self) -> bool {
-        self.get_ref().0.has_unread()
+        self.get_ref().0.tcp().has_unread()
     }
 
     fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
         let (socket, session) = self.get_mut();
         let mut taken = false;
         while session.wants_write() {
-            match session.write_tls(&mut Room(socket)) {
+            match session.write_tls(&mut Room(socket.tcp())) {
                 Ok(0) => break,
                 Ok(_) => taken = true,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -101,7 +103,7 @@ impl ClientSocket for Box<TlsStream<TcpStream>> {
     }
 
     fn reset_on_close(&self) {
-        self.get_ref().0.reset_on_close();
+        self.get_ref().0.tcp().reset_on_close();
     }
 }
 

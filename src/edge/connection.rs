@@ -40,7 +40,7 @@ use super::{
     deadlines::{Activity, DeadlineIo},
     departure::DepartureWatch,
     frames::FollowedIo,
-    linger::{await_reset, linger},
+    linger::{await_reset, linger, respond},
     request_body::RequestBody,
     shared_io::SharedIo,
     streams::{StreamDelivery, StreamExecutor},
@@ -51,7 +51,9 @@ use crate::{
     caller::Client,
     deadline::LateTimer,
     deferred_write::DeferredWrite,
+    outcome::Code,
     path::{self, Arrival, ConnectionClose, ResponseStart},
+    refusal::Refusal,
     snapshot::{Snapshot, Worker},
 };
 
@@ -64,6 +66,10 @@ const HEAD_LIST: u32 = 32 * 1024;
 
 /// Maximum number of open streams on one HTTP/2 connection.
 const STREAMS: u32 = 128;
+
+/// Streams of a connection whose responses claim no memory of their own while they are not delivered: as many take what any
+/// busy connection takes.
+const UNCOUNTED_STREAMS: usize = 16;
 
 /// How much of a response hyper takes ahead of an HTTP/2 caller, in bytes: a response of the default
 /// `limits.answer_buffer` in one scheduler turn instead of three. Its pieces are shared with the cache.
@@ -167,7 +173,7 @@ where
 {
     let (activity, heads) = {
         let current = context.current.load();
-        (Activity::new(&current.limits), current.memory_shares.of_unfinished_heads().clone())
+        (Activity::new(&current.limits), current.memory_shares.of_unidentified().clone())
     };
     let shared_io = SharedIo::new(io);
     client.connection = Some(shared_io.link());
@@ -188,6 +194,8 @@ where
     }
     if activity.has_unended_response() {
         shared_io.reset_on_close();
+    } else if activity.is_head_refused() && !activity.is_on_http2() {
+        context.drain.cut.run_until_cancelled(Box::pin(refuse_head(shared_io.clone(), &context))).await;
     } else if activity.lingers(|| context.drain.stopped() && shared_io.has_unread()) {
         context.drain.cut.run_until_cancelled(Box::pin(linger(shared_io.clone()))).await;
     } else if let Some(until) = activity.receipts.undecided_until().filter(|_| !shared_io.was_reset()) {
@@ -198,6 +206,17 @@ where
         }
     }
     activity.receipts.decide(|| shared_io.was_reset());
+}
+
+/// Tells a client that there is no memory for the rest of its request's head.
+async fn refuse_head<S: AsyncRead + AsyncWrite + Unpin>(io: S, context: &Context) {
+    let record = context.current.load().recorder.unreadable(Some(503), Code::GatewayOverloaded);
+    let message = "The gateway buffers as many bytes of request heads as it may (`limits.memory`); try again in 1 s, and \
+                   send the head without pauses";
+    let refusal = Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1));
+    let response = refusal.to_http1(&record.id);
+    drop(record);
+    respond(io, &response).await;
 }
 
 /// Polls a connection to its end.
@@ -322,6 +341,10 @@ impl path::ExchangeGuard for RequestGuard {
         self.closing.load(Ordering::Relaxed)
     }
 
+    fn is_crowded(&self) -> bool {
+        self.stream.is_some() && self.activity.has_streams_beyond(UNCOUNTED_STREAMS)
+    }
+
     fn answered(&mut self, response: ResponseStart) -> Option<Arc<dyn Delivery>> {
         if response.closes {
             self.activity.response_closes();
@@ -331,7 +354,7 @@ impl path::ExchangeGuard for RequestGuard {
         }
         match &self.stream {
             Some(stream) => {
-                stream.begin(response.ends_by, response.receipt);
+                stream.begin(response.ends_by, response.receipt, response.room);
                 Some(stream.clone())
             }
             None if response.ends_by.is_none() && response.receipt.is_none() => None,

@@ -40,7 +40,7 @@ use super::{client_socket::ClientSocket, heads::Heads, receipts::Receipts, unfin
 use crate::{
     config::LimitsConfig,
     deadline::{ARRIVED_WITHIN, LateTimer},
-    memory::MemoryShare,
+    memory::{MemoryExhausted, MemoryShare},
 };
 
 /// What a connection is doing. Shared by its IO and its requests, all of which run in one thread.
@@ -285,6 +285,11 @@ impl Activity {
         self.streams.fetch_sub(1, Relaxed);
     }
 
+    /// Whether more than so many HTTP/2 streams are not over.
+    pub(super) fn has_streams_beyond(&self, number: usize) -> bool {
+        self.streams.load(Relaxed) > number
+    }
+
     /// Records that a response ends the connection.
     pub(super) fn response_closes(&self) {
         self.closing.store(true, Relaxed);
@@ -513,6 +518,15 @@ impl<S> DeadlineIo<S> {
         }
     }
 
+    /// What has come is not the end of the head in progress.
+    fn claim_head(&mut self) -> Result<(), MemoryExhausted> {
+        if !self.activity.speaks_http2() {
+            return self.head.claim();
+        }
+        // The requests that share the connection are not ended for this one.
+        if self.activity.is_busy() { Ok(()) } else { self.head.claim_longest() }
+    }
+
     /// There is no memory for the rest of the head in progress.
     fn refuse_head(&self) -> Poll<io::Result<()>> {
         self.activity.head_refused.store(true, Relaxed);
@@ -531,12 +545,9 @@ impl<S: AsyncRead + ClientSocket + Unpin> AsyncRead for DeadlineIo<S> {
         if self.activity.is_flooded() {
             return self.give_up(io::ErrorKind::ConnectionAborted);
         }
-        // hyper reads again: what has come was not the whole head, and nothing else.
         let over_http2 = self.activity.speaks_http2();
         if !self.activity.is_in_head() {
             self.head.end();
-        } else if !over_http2 && self.head.claim().is_err() {
-            return self.refuse_head();
         }
         let at_most = if over_http2 { usize::MAX } else { HTTP1_READ };
         match poll_read_buf(Pin::new(&mut self.io), cx, &mut buf.limit(at_most)) {
@@ -549,15 +560,8 @@ impl<S: AsyncRead + ClientSocket + Unpin> AsyncRead for DeadlineIo<S> {
                 }
                 Poll::Ready(Ok(()))
             }
-            // A read may end anywhere in a head whose rest has come already. The requests of others are not ended for one.
-            Poll::Pending
-                if over_http2
-                    && self.activity.is_in_head()
-                    && self.head.claim_longest().is_err()
-                    && !self.activity.is_busy() =>
-            {
-                self.refuse_head()
-            }
+            // Not before: a read may end anywhere in a head whose rest has come already.
+            Poll::Pending if self.activity.is_in_head() && self.claim_head().is_err() => self.refuse_head(),
             Poll::Pending if self.poll_expired(cx) => self.end_read(cx),
             Poll::Pending => Poll::Pending,
         }

@@ -44,7 +44,7 @@ pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut io: S) {
     let discard = async {
         // Already done, if the connection ended in order.
         let _ = io.shutdown().await;
-        let (mut left, mut discarded) = (BYTES, vec![0; 16 * 1024]);
+        let (mut left, mut discarded) = (BYTES, vec![0; 4 * 1024]);
         while let Some(Ok(read @ 1..)) = within(QUIET, io.read(&mut discarded)).await
             && read <= left
         {

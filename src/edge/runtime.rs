@@ -150,8 +150,11 @@ async fn open_tls(socket: TcpStream, listener: Arc<TlsListener>, peer: Option<Ip
     if peek_protocol(&socket, &context).await.is_none() {
         return;
     }
-    let within = context.current.load().limits.header_read;
-    match listener.handshake(socket, within).await {
+    let (within, share) = {
+        let current = context.current.load();
+        (current.limits.header_read, current.memory_shares.of_unidentified().clone())
+    };
+    match listener.handshake(socket, within, Some(share)).await {
         HandshakeResult::Tls(stream) => {
             let session = stream.get_ref().1;
             let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };

@@ -25,6 +25,7 @@ use super::deadlines::{Activity, NEVER};
 use crate::{
     body::{Delivery, Receipt},
     deadline::LateTimer,
+    memory::MemoryClaim,
 };
 
 /// Least rate at which a caller must take a response, in bytes per second. `limits.idle` is the slack.
@@ -49,6 +50,7 @@ impl StreamExecutor {
             waits_since: AtomicU64::new(NEVER),
             ends_by: AtomicU64::new(NEVER),
             receipt: Mutex::default(),
+            room: Mutex::default(),
         });
         *self.opening.lock() = Some(delivery.clone());
         delivery
@@ -83,11 +85,21 @@ pub(super) struct StreamDelivery {
     ends_by: AtomicU64,
     /// Told when the response has reached the caller.
     receipt: Mutex<Option<Box<dyn Receipt>>>,
+    /// What the response takes of the memory until the stream is over.
+    room: Mutex<Option<Box<MemoryClaim>>>,
 }
 
 impl StreamDelivery {
     /// The head of the response is ready. `ends_by`: when a response that is still being received must be complete.
-    pub(super) fn begin(&self, ends_by: Option<Instant>, receipt: Option<Box<dyn Receipt>>) {
+    pub(super) fn begin(
+        &self,
+        ends_by: Option<Instant>,
+        receipt: Option<Box<dyn Receipt>>,
+        room: Option<Box<MemoryClaim>>,
+    ) {
+        if room.is_some() {
+            *self.room.lock() = room;
+        }
         if receipt.is_some() {
             *self.receipt.lock() = receipt;
         }

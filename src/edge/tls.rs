@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::active::{ActiveTls, read};
-pub use self::handshake::{HandshakeResult, TLS_REQUIRED};
+pub use self::handshake::{HandshakeResult, TLS_REQUIRED, TlsSocket};
 use crate::{
     config::{ListenConfig, ServerTlsConfig},
     files::FileWatch,

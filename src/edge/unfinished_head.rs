@@ -45,7 +45,7 @@ impl UnfinishedHead {
     }
 
     fn grow_to(&mut self, size: usize) -> Result<(), MemoryExhausted> {
-        let claim = self.claim.get_or_insert_with(|| self.share.allowance(Priority::Low).begin());
+        let claim = self.claim.get_or_insert_with(|| self.share.allowance(Priority::High).begin());
         claim.grow_to(size)
     }
 

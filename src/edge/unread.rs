@@ -39,7 +39,11 @@ pub(super) fn report_at_end(
         // The head that was wrong is among those.
         Some(_) if rest != RefusedHeads::default() => {}
         Some((status, code)) => drop(recorder.unreadable(status, code)),
-        None if activity.is_head_refused() => drop(recorder.unreadable(None, Code::GatewayOverloaded)),
+        // Over HTTP/1.1 there is a response (`connection`).
+        None if activity.is_head_refused() && activity.is_on_http2() => {
+            drop(recorder.unreadable(None, Code::GatewayOverloaded))
+        }
+        None if activity.is_head_refused() => {}
         // Cut short by its deadline or by the peer, for h2 in good order.
         None if activity.is_in_head() && (error.is_some() || activity.is_on_http2()) => {
             drop(recorder.unreadable(None, Code::RequestTimeout))

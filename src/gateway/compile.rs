@@ -9,7 +9,7 @@ use http::HeaderValue;
 
 use super::{Keepers, Live, StartError, counts::Counts};
 use crate::{
-    admission::{BudgetMember, InFlightLimit, Sharer},
+    admission::{BudgetMember, Sharer},
     cache::{Cache, Flights},
     caller::Callers,
     catalog::{Catalog, Service},
@@ -133,7 +133,6 @@ pub(super) fn compile(
         limits: config.limits.clone(),
         memory_shares: MemoryShares::new(&memory, config.services.iter().map(|service| &*service.name)),
         memory,
-        in_flight: previous.map_or_else(InFlightLimit::default, |previous| previous.snapshot.in_flight.clone()),
         callers: Callers::new(&config.services, previous.map(|previous| &previous.snapshot.callers)),
         catalog,
         quotas,

@@ -8,14 +8,20 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use super::{Memory, MemoryAllowance, UNFINISHED_HEADS, part_of};
+use super::{Memory, MemoryAllowance, ShareOwner, part_of};
 use crate::config::Priority;
+
+/// The part of the limit that all may fill together that are not known to be a service, in percent: of any priority, since they
+/// may become requests of any.
+const UNIDENTIFIED: usize = 12;
 
 /// The claims of one service, or of the gateway's own calls.
 #[derive(Debug)]
 pub struct MemoryShare {
     memory: Arc<Memory>,
     used: AtomicUsize,
+    /// How much of the limit it may be at most, in percent.
+    most: usize,
 }
 
 impl MemoryShare {
@@ -27,6 +33,11 @@ impl MemoryShare {
     /// Of all services.
     pub(super) fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// How many bytes it may be at most, where so many are left for its priority.
+    pub(super) fn most_of(&self, left: usize) -> usize {
+        left.min(self.memory.limit() / 100 * self.most)
     }
 
     /// Bytes that the service has claimed.
@@ -49,13 +60,17 @@ impl MemoryShare {
 impl Memory {
     /// The share of a service; `None`: of the gateway's own calls.
     pub fn share(self: &Arc<Self>, service: Option<&str>) -> Arc<MemoryShare> {
+        self.share_of(service.map_or(ShareOwner::Gateway, |name| ShareOwner::Service(name.into())))
+    }
+
+    fn share_of(self: &Arc<Self>, owner: ShareOwner) -> Arc<MemoryShare> {
         let mut shares = self.shares.lock();
         shares.retain(|_, share| share.strong_count() > 0);
-        let name = service.map(Box::from);
-        let known = shares.get(&name).and_then(Weak::upgrade);
+        let known = shares.get(&owner).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {
-            let share = Arc::new(MemoryShare { memory: self.clone(), used: AtomicUsize::new(0) });
-            shares.insert(name, Arc::downgrade(&share));
+            let most = if owner == ShareOwner::Unidentified { UNIDENTIFIED } else { 100 };
+            let share = Arc::new(MemoryShare { memory: self.clone(), used: AtomicUsize::new(0), most });
+            shares.insert(owner, Arc::downgrade(&share));
             share
         })
     }
@@ -67,19 +82,19 @@ pub struct MemoryShares {
     /// By index of service.
     services: Vec<Arc<MemoryShare>>,
     gateway: Arc<MemoryShare>,
-    unfinished_heads: Arc<MemoryShare>,
+    unidentified: Arc<MemoryShare>,
 }
 
 impl MemoryShares {
     pub fn new<'a>(memory: &Arc<Memory>, services: impl Iterator<Item = &'a str>) -> Self {
         let services = services.map(|name| memory.share(Some(name))).collect();
-        let unfinished_heads = memory.share(Some(UNFINISHED_HEADS));
-        MemoryShares { services, gateway: memory.share(None), unfinished_heads }
+        let unidentified = memory.share_of(ShareOwner::Unidentified);
+        MemoryShares { services, gateway: memory.share(None), unidentified }
     }
 
-    /// That of the heads of which it is not known yet whose they are.
-    pub fn of_unfinished_heads(&self) -> &Arc<MemoryShare> {
-        &self.unfinished_heads
+    /// That of whatever is not known to be a service's.
+    pub fn of_unidentified(&self) -> &Arc<MemoryShare> {
+        &self.unidentified
     }
 
     /// That of a service, by its index; `None`: of the gateway's own calls.

@@ -5,8 +5,10 @@
 //! Must not know headers or metrics. Never fails by itself.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, SystemTime},
 };
 
@@ -20,7 +22,9 @@ use crate::{
     body::BodyError,
     caller::Client,
     catalog::Operation,
+    config::Priority,
     deadline::{CallerTimeout, timed},
+    memory::{self, MemoryAllowance, MemoryClaim, MemoryExhausted},
     orders::FirstSent,
     outcome::{Code, Sent},
     record::{CapturedBody, Record, RequestId},
@@ -50,6 +54,8 @@ pub(super) struct Exchange {
     began: Instant,
     /// How long it has waited for a place in the exchange log.
     pub(super) waited_for_log: Duration,
+    /// What it takes while it waits.
+    room: Option<Box<MemoryClaim>>,
     /// Whether its operation asks the cache.
     asks_cache: bool,
     /// The response is passed on as it comes.
@@ -79,6 +85,7 @@ impl Exchange {
             repeat: RepeatRule::default(),
             began,
             waited_for_log: Duration::ZERO,
+            room: None,
             asks_cache: false,
             streamed: false,
             fetched_as: None,
@@ -137,13 +144,46 @@ impl Exchange {
         }
     }
 
+    /// Claims what the request takes while it waits, once: a hit is served at once and claims nothing.
+    pub(super) fn claim_room(&mut self, memory: impl FnOnce() -> MemoryAllowance) -> Result<(), MemoryExhausted> {
+        if self.room.is_none() {
+            self.room = Some(Box::new(memory().claim(memory::REQUEST)?));
+        }
+        Ok(())
+    }
+
+    /// Claims what its response takes until it is delivered, if the request has claimed nothing so far. One that has waited
+    /// has: so no response to an order is given up.
+    pub(super) fn claim_delivery(&mut self) -> Result<(), MemoryExhausted> {
+        let service = self.record.as_ref().and_then(Record::service);
+        let (shares, services) = (&self.snapshot.memory_shares, &self.snapshot.catalog.services);
+        let memory = service.map_or_else(
+            || shares.of_unidentified().allowance(Priority::High),
+            |service| shares.of(Some(service)).allowance(services[service].config.priority),
+        );
+        self.claim_room(|| memory)
+    }
+
+    /// What it has claimed by that.
+    pub(super) fn take_room(&mut self) -> Option<Box<MemoryClaim>> {
+        self.room.take()
+    }
+
     /// Waits for the request's body; the time counts as the caller's.
     pub(super) async fn collect(
         &mut self,
-        body: impl Future<Output = Result<Bytes, BodyError>> + Unpin,
+        mut body: impl Future<Output = Result<Bytes, BodyError>> + Unpin,
+        memory: impl FnOnce() -> MemoryAllowance,
     ) -> Result<Bytes, Refusal> {
-        let record = &mut self.record;
-        let body = timed(body, |time| record.iter_mut().for_each(|record| record.caller += time)).await;
+        let body = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll(cx))).await {
+            Poll::Ready(body) => body,
+            Poll::Pending => {
+                self.claim_room(memory)?;
+                let record = &mut self.record;
+                // On the heap: most bodies arrive together with the head.
+                Box::pin(timed(body, |time| record.iter_mut().for_each(|record| record.caller += time))).await
+            }
+        };
         self.body_pending &= body.is_err();
         if let Some(record) = &mut self.record
             && let Ok(body) = &body
@@ -173,6 +213,7 @@ impl Exchange {
             repeat: self.repeat,
             began: self.began,
             waited_for_log: self.waited_for_log,
+            room: None,
             asks_cache: self.asks_cache,
             streamed: false,
             fetched_as: self.fetched_as,

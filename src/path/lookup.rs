@@ -68,8 +68,11 @@ pub(super) async fn lookup(
     let directives = RequestDirectives::read(&call.upstream.request.headers, call.service().force_refresh);
     let Some(key) = call.cache_key() else {
         x.fetched_as = Some(CacheStatusHeader::Bypass);
-        let refused = directives.only_if_cached.then(|| Refusal::only_if_cached(false));
-        return refused.map_or(Ok(ControlFlow::Continue(Unanswered::Bypass)), Err);
+        if directives.only_if_cached {
+            return Err(Refusal::only_if_cached(false));
+        }
+        x.claim_room(|| call.upstream.allowance())?;
+        return Ok(ControlFlow::Continue(Unanswered::Bypass));
     };
     let (mut reason, mut fallback) = (FillReason::Miss, None);
     match call.upstream.snapshot.cache.lookup(&key, now) {
@@ -102,6 +105,13 @@ pub(super) async fn lookup(
     if directives.only_if_cached {
         let when_stored = call.lifetimes_when_stored();
         return Err(Refusal::only_if_cached(directives.accept(Duration::ZERO, &when_stored) == Acceptance::AtOnce));
+    }
+    if let Err(full) = x.claim_room(|| call.upstream.allowance()) {
+        let Some(fallback) = fallback else { return Err(full.into()) };
+        call.claim_hit(x, claim).await?;
+        call.record(claim).await?;
+        claim.keep();
+        return Ok(ControlFlow::Break(fallback.reply(None)));
     }
     Box::pin(Search { call, key, directives, reason, fallback }.join(x, claim)).await
 }

@@ -16,6 +16,7 @@ use crate::{
     cache::validator::IfNoneMatch,
     caller::Client,
     catch_panic::{Panicked, catch_panic},
+    memory::MemoryClaim,
     outcome::Outcome,
     record::Record,
     refusal::{Refusal, RefusalFormat, RefusedRequestFacts},
@@ -55,6 +56,11 @@ pub trait ExchangeGuard: Send {
         false
     }
 
+    /// Whether its connection has so many responses that are not delivered that the memory of another one counts.
+    fn is_crowded(&self) -> bool {
+        false
+    }
+
     /// The head of the response is ready. Returns what is to be told how far the caller takes it.
     fn answered(&mut self, _response: ResponseStart) -> Option<Arc<dyn Delivery>> {
         None
@@ -69,6 +75,8 @@ pub struct ResponseStart {
     pub ends_by: Option<Instant>,
     /// Told when it has reached the caller.
     pub receipt: Option<Box<dyn Receipt>>,
+    /// What it takes of the memory until it is delivered.
+    pub room: Option<Box<MemoryClaim>>,
 }
 
 impl ExchangeGuard for () {}
@@ -98,13 +106,8 @@ where
     let mut finish = Box::new(FinishOnEnd { exchange, done: false, is_head, if_none_match, guard: arrival.guard });
     async move {
         let x = &mut finish.exchange;
-        let outcome = match x.snapshot.in_flight.enter() {
-            Some(_permit) => {
-                let outcome = catch_panic(std::pin::pin!(forward(x, head, body))).await;
-                outcome.unwrap_or_else(|Panicked| Err(x.panicked()))
-            }
-            None => Err(Refusal::overloaded()),
-        };
+        let outcome = catch_panic(std::pin::pin!(forward(x, head, body))).await;
+        let outcome = outcome.unwrap_or_else(|Panicked| Err(x.panicked()));
         Ok(respond(finish, outcome, format, close))
     }
 }
@@ -116,6 +119,9 @@ fn respond<G: ExchangeGuard + 'static>(
     close: ConnectionClose,
 ) -> Response<Body> {
     let x = &mut finish.exchange;
+    let has_room = if finish.guard.is_crowded() { x.claim_delivery() } else { Ok(()) };
+    let no_room = has_room.is_err();
+    let outcome = has_room.map_err(Refusal::from).and(outcome);
     let unreadable = x.body_pending || outcome.as_ref().is_err_and(Refusal::concerns_form);
     let unended = outcome.as_ref().is_ok_and(|reply| matches!(reply.body, ReplyBody::Stream(_)));
     let is_http10 = close == ConnectionClose::IfUnreadableOrUnended;
@@ -150,12 +156,19 @@ fn respond<G: ExchangeGuard + 'static>(
         ReplyBody::Stream(stream) => Some(stream.deadline()),
     };
     let receipt = reply.receipt.take();
-    let delivery = finish.guard.answered(ResponseStart { closes: close, ends_by, receipt });
+    let room = finish.exchange.take_room();
+    let delivery = finish.guard.answered(ResponseStart { closes: close, ends_by, receipt, room });
     let body = match reply.body {
         ReplyBody::Whole(bytes) => Body::whole(bytes),
         ReplyBody::Stream(stream) => Body::stream(*stream),
     };
-    let mut response = Response::new(body.delivered_to(delivery).ending(finish));
+    let body = if no_room {
+        finish.done = true;
+        Body::given_up().delivered_to(delivery)
+    } else {
+        body.delivered_to(delivery).ending(finish)
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = reply.status;
     if close && is_http10 {
         // Otherwise hyper adds `keep-alive` for a caller that has asked for it.

@@ -184,7 +184,6 @@ fn every_message_says_what_to_do_next() {
         OrderRefusal::TooMany.into(),
         OrderRefusal::NoMemory(full).into(),
         Refusal::not_spare("main"),
-        Refusal::overloaded(),
         Refusal::log_full(),
         Refusal::internal(),
         Refusal::only_if_cached(true),

@@ -52,20 +52,20 @@ pub(crate) fn check(account: &Account) -> Result<(), NotSpare> {
 }
 
 /// The same for what nobody waits for and of which there may be much: it also needs a full bucket. A token that the bucket
-/// cannot hold is lost anyway, so callers find at most one token less. (With half a bucket left, bursts of 9 at 10/s were
-/// refused beside many refreshes.) And half of the places in flight are left beside its own, which comes back only when the
-/// call ends.
+/// cannot hold is lost anyway, so callers find at most `cost` tokens less. (With half a bucket left, bursts of 9 at 10/s were
+/// refused beside many refreshes.) They must not lack those ([`Budget::may_spare`](crate::admission::Budget::may_spare)). And
+/// half of the places in flight are left beside its own, which comes back only when the call ends.
 ///
 /// # Errors
 /// [`NotSpare`].
-pub(crate) fn check_surplus(account: &Account) -> Result<(), NotSpare> {
+pub(crate) fn check_surplus(account: &Account, cost: u32) -> Result<(), NotSpare> {
     let BudgetUsage { bucket, in_flight, .. } = usage(account)?;
     if in_flight.limit <= 1 {
         return Err(NotSpare::OnePlace);
     }
     let is_full = bucket.is_none_or(|bucket| bucket.left >= bucket.burst);
     let leaves_places = in_flight.left.saturating_sub(1) * 2 >= in_flight.limit;
-    if is_full && leaves_places { Ok(()) } else { Err(NotSpare::Scarce) }
+    if is_full && leaves_places && account.budget.may_spare(cost) { Ok(()) } else { Err(NotSpare::Scarce) }
 }
 
 /// The use of a budget of which something is spare.

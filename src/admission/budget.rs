@@ -203,7 +203,13 @@ impl Budget {
         Ok(Spent { permit, claim: Claim::default() })
     }
 
-    /// How long a request waits for the budget, unless its service's share covers it.
+    /// Whether a call that nobody waits for may take so much of a full bucket of the second. If not, callers might lack it.
+    pub fn may_spare(&self, cost: u32) -> bool {
+        self.queue.may_spare(cost)
+    }
+
+    /// How long a request waits for the budget, unless its service's share covers it, or a call that nobody waits for delays
+    /// it.
     pub fn max_wait(&self) -> Duration {
         self.queue.max_wait()
     }

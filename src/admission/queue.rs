@@ -380,9 +380,16 @@ impl WaitQueue {
         Duration::from_nanos(self.state.lock().scheduler.supply.max_wait())
     }
 
+    /// Whether a call that nobody waits for may take so much of a full bucket.
+    pub(super) fn may_spare(&self, cost: u32) -> bool {
+        self.state.lock().scheduler.supply.may_spare(cost, self.now())
+    }
+
     pub(super) fn usage(&self) -> QueueUsage {
-        let state = self.state.lock();
-        let (supply, now) = (&state.scheduler.supply, self.now());
+        let (mut state, now) = (self.state.lock(), self.now());
+        // What waits for a full bucket asks for nothing until it is.
+        state.scheduler.climb(now);
+        let supply = &state.scheduler.supply;
         QueueUsage {
             second: supply.rate().zip(supply.tokens_left(now)).map(|(rate, left)| TokensLeft { rate, left }),
             per_second: supply.fill().map(|fill| 1e9 / fill.period as f64),

@@ -31,7 +31,7 @@ impl UpstreamCall {
     /// # Errors
     /// [`NotSpare`].
     pub(crate) fn check_surplus(&self) -> Result<(), NotSpare> {
-        spare::check_surplus(&self.account)?;
+        spare::check_surplus(&self.account, self.operation.cost)?;
         let permitted = self.account.address.breakers.permits_unawaited(self.operation.class);
         if permitted { Ok(()) } else { Err(NotSpare::ClassFailing) }
     }

@@ -481,3 +481,108 @@ async fn whoever_is_refused_and_comes_when_told_is_admitted() {
     }
     assert!(checked > 100, "{checked}");
 }
+
+/// Whether callers are served that ask at these times (milliseconds), and when `walk` has taken a token: it takes what is
+/// spare of a full bucket.
+async fn beside_a_walk(rate: (u32, u32), max_wait: u64, arrivals: &[u64], walk: bool) -> (Vec<bool>, Vec<u64>) {
+    let budget = Arc::new(budget(Some(rate), None, 64, max_wait));
+    let begun = Instant::now();
+    let callers: Vec<_> = arrivals
+        .iter()
+        .map(|at| {
+            let (at, budget) = (begun + Duration::from_millis(*at), budget.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep_until(at).await;
+                send(&budget, NORMAL).await.is_ok()
+            })
+        })
+        .collect();
+    let end = begun + Duration::from_millis(arrivals.last().unwrap() + 10_000);
+    let mut walked = Vec::new();
+    tokio::time::sleep_until(begun + Duration::from_millis(arrivals[0] + 1)).await;
+    let request = |deadline| {
+        let (member, priority, urgency) = (BudgetMember::GATEWAY, Priority::Low, Urgency::Usual);
+        BudgetRequest { member, cost: 1, priority, urgency, deadline }
+    };
+    while walk && Instant::now() < end {
+        let usage = budget.usage();
+        let is_full = usage.waiting == 0 && usage.bucket.is_some_and(|bucket| bucket.left == bucket.burst);
+        if is_full && budget.may_spare(1) {
+            budget.spend(request(Instant::now()), &Claim::default()).await.unwrap().sent();
+            walked.push(begun.elapsed().as_millis() as u64);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut served = Vec::new();
+    for caller in callers {
+        served.push(caller.await.unwrap());
+    }
+    (served, walked)
+}
+
+/// With a budget of one token, a walk took each token as it came, and 9 of 10 callers got 503.
+#[tokio::test(start_paused = true)]
+async fn calls_that_nobody_waits_for_take_nothing_that_a_caller_within_the_budget_lacks() {
+    let (mut checked, mut walked) = (0, 0);
+    for seed in 0..600 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let per_second = random.u32(1..5);
+        let rate = (per_second, random.u32(1..=per_second + 1));
+        let period = 1_000 / u64::from(per_second);
+        let mut at = 0;
+        let arrivals: Vec<u64> = (0..20)
+            .map(|_| {
+                let together = rate.1 > 1 && random.bool();
+                at += if together { random.u64(0..50) } else { random.u64(0..=period * 8) };
+                at
+            })
+            .collect();
+        let (alone, _) = beside_a_walk(rate, 250, &arrivals, false).await;
+        if alone.contains(&false) {
+            continue;
+        }
+        let (beside, tokens) = beside_a_walk(rate, 250, &arrivals, true).await;
+        assert!(!beside.contains(&false), "seed {seed}: {rate:?} {arrivals:?}: {beside:?}, walked at {tokens:?}");
+        checked += 1;
+        walked += tokens.iter().filter(|token| **token < at).count();
+    }
+    assert!(checked > 100 && walked > 1_000, "{checked} {walked}");
+}
+
+/// Where requests may not wait, too.
+#[tokio::test(start_paused = true)]
+async fn callers_that_keep_asking_are_left_alone_and_those_that_stop_leave_everything() {
+    for (rate, every, together) in [((1, 1), 3_900, 1), ((2, 2), 1_900, 2), ((3, 3), 1_250, 3), ((2, 1), 1_900, 1)] {
+        let arrivals: Vec<u64> = (0..20 * together).map(|number| number / together * every).collect();
+        let (served, walked) = beside_a_walk(rate, 0, &arrivals, true).await;
+        let last = *arrivals.last().unwrap();
+        let case = format!("{rate:?}, {together} each {every} ms: {walked:?}");
+        assert!(!served.contains(&false) && walked.iter().all(|at| *at > last), "{case}");
+        // Once the memory of them has gone, everything.
+        let idle = 10 - 4 * u64::from(rate.1) / u64::from(rate.0);
+        assert!(walked.len() as u64 >= (idle - 1) * u64::from(rate.0) * 9 / 10, "{case}");
+    }
+}
+
+/// Of a larger bucket they leave what callers use at a time.
+#[tokio::test(start_paused = true)]
+async fn callers_that_leave_tokens_do_not_keep_the_gateway_from_using_them() {
+    let arrivals: Vec<u64> = (0..50).map(|number| number * 2_000).collect();
+    let (served, walked) = beside_a_walk((1, 3), 250, &arrivals, true).await;
+    assert!(!served.contains(&false) && walked.len() > 40, "{walked:?}");
+}
+
+/// After a throttle, what waited for a full bucket waited until a caller asked.
+#[tokio::test(start_paused = true)]
+async fn the_rate_climbs_back_though_nobody_asks() {
+    let budget = budget(Some((4, 4)), None, 64, 250);
+    let (member, priority, urgency) = (BudgetMember::GATEWAY, NORMAL, Urgency::Usual);
+    let again = BudgetRequest { member, cost: 1, priority, urgency, deadline: far() };
+    budget.throttled(LimitResponse { sent: Instant::now(), wait: None }, again);
+    for _ in 0..120 {
+        budget.usage();
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    let usage = budget.usage();
+    assert_eq!((usage.bucket, usage.learned), (Some(BucketUsage { burst: 4, left: 4 }), Some(4.0)));
+}

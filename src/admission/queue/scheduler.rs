@@ -83,7 +83,7 @@ impl<W, Q> Scheduler<W, Q> {
     /// A request arrives: it is served at once, refused, or may [`enter`](Scheduler::enter) the queue.
     pub(super) fn arrive<D: Days<Q>>(&mut self, demand: &Demand<Q>, now: u64, days: &D) -> QueueArrival<D::Output> {
         self.climb(now);
-        self.supply.asks(demand.member, demand.cost, now);
+        self.supply.asks(demand, now);
         let mut expires = demand.expires;
         if self.lines.waiting() == 0 || self.overtakes(demand, now) {
             let borrows = !self.supply.covers(demand, now);
@@ -92,6 +92,7 @@ impl<W, Q> Scheduler<W, Q> {
                     if borrows {
                         self.lines.has_borrowed(demand.member, demand.cost);
                     }
+                    self.supply.admits(demand, now);
                     return QueueArrival::Granted(grant);
                 }
                 Err(Stop::Final(exhausted)) => return QueueArrival::Refused(exhausted),
@@ -103,12 +104,14 @@ impl<W, Q> Scheduler<W, Q> {
         // A token is of no use to it without the day.
         let (ahead, at) = (self.ahead(demand), At { now, days });
         expires = expires.max(self.supply.guaranteed_until(demand, ahead, now));
+        expires = expires.max(self.supply.delayed_until(demand, ahead, now));
         let of_day = self.supply.closed_day(demand, &at);
         let day_comes = of_day.map_or(now, |day| day.free_at);
         let due = now.saturating_add(self.supply.due_in(demand, ahead, now));
         if expires <= now || due.max(day_comes) > expires {
             return QueueArrival::Refused(self.supply.longest_shortage(demand, ahead, &at, of_day));
         }
+        self.supply.admits(demand, now);
         QueueArrival::Waits { expires }
     }
 
@@ -311,7 +314,8 @@ impl<W, Q> Scheduler<W, Q> {
         is_new
     }
 
-    fn climb(&mut self, now: u64) {
+    /// Raises the rate if it is time; the queue is served when it has said that it must be.
+    pub(super) fn climb(&mut self, now: u64) {
         if self.supply.climb(now) {
             self.relist(now);
         }

@@ -9,9 +9,11 @@
 //! fails with [`Stop`].
 
 mod shortage;
+mod spare;
 
 use std::time::Duration;
 
+use self::spare::SpareTokens;
 use super::{
     lanes::Lane,
     lines::{Demand, Standing},
@@ -150,6 +152,7 @@ pub(super) struct Ahead {
 pub(super) struct Supply {
     rate: Option<Rate>,
     tokens: Option<Tokens>,
+    spare: SpareTokens,
     shares: Shares,
     days: DayShares,
     /// A service has a share, or there is pacing.
@@ -172,6 +175,7 @@ impl Supply {
         let mut supply = Supply {
             rate: limits.second,
             tokens: fill.map(Tokens::full),
+            spare: SpareTokens::default(),
             shares: Shares::new(fill.unwrap_or(FillRate { period: 1, capacity: 1 })),
             days: DayShares::default(),
             days_apply: false,
@@ -196,6 +200,7 @@ impl Supply {
         if let Some(tokens) = &mut self.tokens {
             let full_in = begins.full_in(tokens.fill());
             tokens.fill_until(self.learned.paused_until() + full_in);
+            self.spare.changed(tokens.full_at());
         }
     }
 
@@ -277,15 +282,33 @@ impl Supply {
         self.learned.climbs_at()
     }
 
-    /// A service asks for so much.
-    pub(super) fn asks(&mut self, member: usize, cost: u32, now: u64) {
+    /// Whether a call that nobody waits for may take so much of a full bucket.
+    pub(super) fn may_spare(&self, cost: u32, now: u64) -> bool {
+        let Some(fill) = self.fill() else { return true };
+        self.spare.may_be_taken(fill.worth(u64::from(cost)), fill.capacity, self.max_wait, now)
+    }
+
+    /// A request arrives.
+    pub(super) fn asks<Q>(&mut self, demand: &Demand<Q>, now: u64) {
+        let &Demand { member, cost, .. } = demand;
         if cost > self.largest {
             self.largest = cost;
             self.shares.expect(cost, now);
             self.refill(now, false);
         }
+        if let Some(tokens) = self.tokens.as_ref().filter(|_| !is_unawaited(demand)) {
+            let fill = tokens.fill();
+            self.spare.caller_asks(fill.worth(u64::from(cost)), fill.capacity, now);
+        }
         self.shares.wake(member, now);
         self.places.asks(member, now);
+    }
+
+    /// A request that has arrived is served, or waits.
+    pub(super) fn admits<Q>(&mut self, demand: &Demand<Q>, now: u64) {
+        if let Some(fill) = self.fill().filter(|_| !is_unawaited(demand)) {
+            self.spare.caller_admitted(fill.worth(u64::from(demand.cost)), now);
+        }
     }
 
     /// Whether requests of the service wait.
@@ -345,6 +368,7 @@ impl Supply {
         if let Some(tokens) = &mut self.tokens {
             // What gathers in a pause would go out as one burst after it. One is there, for who comes when it was told to.
             tokens.leave_one(self.learned.paused_until());
+            self.spare.changed(tokens.full_at());
         }
     }
 
@@ -429,7 +453,10 @@ impl Supply {
     fn refill(&mut self, now: u64, empty: bool) {
         let (Some(rate), Some(tokens)) = (self.rate, &mut self.tokens) else { return };
         let fill = self.learned.apply(FillRate::of(rate), u64::from(self.largest));
-        tokens.refill(fill, now);
+        if fill != tokens.fill() {
+            tokens.refill(fill, now);
+            self.spare.changed(tokens.full_at());
+        }
         self.shares.refill(fill, now, empty);
     }
 }
@@ -449,6 +476,11 @@ fn day_stop<Q, D: Days<Q>>(short: DayShort, days: &D) -> Stop {
         DayShort::NotLeased => Stop::NotLeased,
         DayShort::Stalled => Stop::Final(Exhausted::NotLeased),
     }
+}
+
+/// Whether the gateway makes the call for itself and nobody waits for it: a refresh, a walk, a read about an unknown order.
+fn is_unawaited<Q>(demand: &Demand<Q>) -> bool {
+    demand.member == GATEWAY && demand.priority == Priority::Low
 }
 
 /// Whether the gateway makes the call for itself and cannot do without it: a canary. Neither shares nor pacing apply.

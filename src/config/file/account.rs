@@ -171,7 +171,8 @@ pub struct BudgetTable {
     pub per_day: Option<PositiveInteger<{ i64::MAX as u64 }>>,
     /// Concurrent requests.
     pub in_flight: PositiveInteger<65_536>,
-    /// How long a request may wait for the budget, or up to a second for tokens of its own share; zero: not at all.
+    /// How long a request may wait for the budget, or up to a second for tokens of its own share, and as much
+    /// longer for those that refreshes and walks have taken; zero: not at all.
     pub max_wait: BoundedDuration<0, MINUTE>,
     /// How far the day's spending may run ahead of the clock, as a fraction of the day; absent: no pacing.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Ahead, At, DayShort, Days, Exhausted, Stop, Supply, is_gateways, nanos_at};
+use super::{Ahead, At, DayShort, Days, Exhausted, Stop, Supply, is_gateways, is_unawaited, nanos_at};
 use crate::admission::{
     day_share::DayRefused,
     queue::lines::Demand,
@@ -15,8 +15,8 @@ use crate::admission::{
 /// What a request that finds no place in flight is told to wait, nanoseconds.
 const PLACE_WAIT: u64 = 1_000_000_000;
 
-/// How long a request within its service's guarantee waits for tokens, nanoseconds, even if requests may not wait so long:
-/// no rate is lower than one token a second.
+/// How long a request waits for tokens of its service's guarantee, or for those that a call has taken that nobody waits for,
+/// nanoseconds, even if requests may not wait so long: no rate is lower than one token a second.
 const OWN_TOKEN_WAIT: u64 = 1_000_000_000;
 
 /// A day that has fewer units left than a request needs.
@@ -137,6 +137,19 @@ impl Supply {
         let due = tokens.due_in(worth, now).max(self.pause(now));
         let comes = due > 0 && due <= OWN_TOKEN_WAIT;
         if is_covered && comes { demand.deadline.min(now + OWN_TOKEN_WAIT) } else { 0 }
+    }
+
+    /// Until when a request waits because it would have its tokens by then, or sooner, if calls that nobody waits for had
+    /// taken none: as much longer as it may wait anyway, within limits. In the past if that makes no difference, and where no
+    /// request waits.
+    pub(in crate::admission::queue) fn delayed_until<Q>(&self, demand: &Demand<Q>, ahead: Ahead, now: u64) -> u64 {
+        let Some(tokens) = self.tokens.as_ref().filter(|_| self.max_wait > 0 && !is_unawaited(demand)) else {
+            return 0;
+        };
+        let (fill, cost) = (tokens.fill(), u64::from(demand.cost));
+        let due = tokens.due_in(fill.worth(ahead.all + cost), now);
+        let delay = due.saturating_sub(self.spare.due_in_without(fill.worth(cost), fill.capacity, now));
+        if delay == 0 { 0 } else { demand.deadline.min(demand.expires.saturating_add(delay.min(OWN_TOKEN_WAIT))) }
     }
 
     /// Rest of the pause, nanoseconds.

@@ -20,10 +20,16 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::BufMut as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
 
 /// Maximum number of bytes read in one poll of a task.
 const TURN: usize = 256 * 1024;
+
+/// Maximum size of a read, bytes. hyper's buffer doubles when a read fills it, up to 512 KiB, and stays so; a piece of a response, or
+/// a header, keeps the whole buffer that it came in, of which only the piece is claimed. So it stays at 16 KiB.
+const READ: usize = 16 * 1024 - 1;
 
 /// Maximum number of bytes before the end of a response's head, interim responses included. hyper takes some microseconds
 /// for each of them, and the shortest has 16 bytes.
@@ -47,7 +53,7 @@ struct Left {
     silent: AtomicUsize,
     /// Bytes that may be read in this poll.
     turn: AtomicUsize,
-    /// Since the request began, the inner stream was given bytes to write.
+    /// Since the request began, the inner stream has taken bytes to write.
     written: AtomicBool,
     /// The inner stream was given bytes to write, and no flush has succeeded since.
     unflushed: AtomicBool,
@@ -67,9 +73,12 @@ impl ReadLimits {
         self.0.written.load(Relaxed)
     }
 
-    fn note_write(&self) {
-        self.0.written.store(true, Relaxed);
+    /// Notes what a write has come to.
+    fn note_write(&self, written: &Poll<io::Result<usize>>, is_exact: bool) {
         self.0.unflushed.store(true, Relaxed);
+        if !is_exact || matches!(written, Poll::Ready(Ok(1..))) {
+            self.0.written.store(true, Relaxed);
+        }
     }
 
     /// Whether all bytes of the request have left: hyper flushes once it has written all that it has.
@@ -116,26 +125,32 @@ impl Default for ReadLimits {
 pub(crate) struct LimitedRead<S> {
     io: S,
     limits: ReadLimits,
+    /// Whether a write that fails has taken nothing: TLS may have written a part before.
+    is_exact: bool,
 }
 
 impl<S> LimitedRead<S> {
     pub(crate) fn new(io: S, limits: ReadLimits) -> Self {
-        LimitedRead { io, limits }
+        LimitedRead { io, limits, is_exact: false }
+    }
+
+    /// Says whether a write that fails has taken nothing.
+    pub(crate) fn with_exact_writes(self, is_exact: bool) -> Self {
+        LimitedRead { is_exact, ..self }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for LimitedRead<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let LimitedRead { io, limits } = self.get_mut();
+        let LimitedRead { io, limits, .. } = self.get_mut();
         ready!(limits.poll_turn(cx));
         let Left { silent, turn, .. } = &*limits.0;
         let before = buf.filled().len();
-        let polled = Pin::new(io).poll_read(cx, buf);
+        let polled = poll_read_buf(Pin::new(io), cx, &mut buf.limit(READ));
         if polled.is_pending() {
             turn.store(TURN, Relaxed);
         }
-        ready!(polled)?;
-        let count = buf.filled().len() - before;
+        let count = ready!(polled)?;
         // Not before: hyper looks for more behind a last piece that was long and has not been taken yet.
         if count > 0 && silent.load(Relaxed) == 0 {
             buf.set_filled(before);
@@ -151,8 +166,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for LimitedRead<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedRead<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.limits.note_write();
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.limits.note_write(&written, self.is_exact);
+        written
     }
 
     fn poll_write_vectored(
@@ -160,8 +176,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LimitedRead<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.limits.note_write();
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.limits.note_write(&written, self.is_exact);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

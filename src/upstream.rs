@@ -19,7 +19,12 @@ pub(crate) mod retry;
 pub mod rewrite;
 pub mod stream;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    error::Error as _,
+    io::{self, ErrorKind},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -66,6 +71,8 @@ pub struct Bounds {
     pub may_stream: bool,
     /// For what is read of the response.
     pub memory: MemoryAllowance,
+    /// An order: a caller who is told that it was not sent may not repeat it, so it is worth more to get it through.
+    pub is_order: bool,
 }
 
 /// Least wait that the caller of a throttled request is told.
@@ -112,6 +119,9 @@ pub enum Failure {
     /// A fault of this host, which proves nothing about Fastrac.
     #[error("The gateway itself could not open a connection, nothing was sent: {0}; try again in 1 s")]
     LocalFault(String),
+    /// At the very moment at which the request was to be sent on it. That says nothing about Fastrac.
+    #[error("Fastrac closed the idle connection that the request was to be sent on, nothing was sent; try again")]
+    ClosedIdle,
     #[error("The time was up before the request could be sent; Fastrac has not seen it")]
     NotStarted,
     /// While a connection was opened.
@@ -137,7 +147,7 @@ pub enum Failure {
 impl Failure {
     pub fn code(&self) -> Code {
         match self {
-            Failure::Connect(_) => Code::UpstreamConnect,
+            Failure::Connect(_) | Failure::ClosedIdle => Code::UpstreamConnect,
             Failure::LocalFault(_) | Failure::NoMemory(_) | Failure::Unrecorded(_) => Code::GatewayOverloaded,
             Failure::NotStarted | Failure::Timeout => Code::UpstreamTimeout,
             Failure::Revoked => Code::KeysUnavailable,
@@ -149,15 +159,15 @@ impl Failure {
     pub fn evidence(&self) -> Evidence {
         match self {
             Failure::TooLong(_) => Evidence::Healthy,
-            Failure::NotStarted | Failure::Revoked | Failure::Unrecorded(_) => Evidence::Nothing,
+            Failure::NotStarted | Failure::ClosedIdle | Failure::Revoked | Failure::Unrecorded(_) => Evidence::Nothing,
             _ => self.code().outcome().evidence(None),
         }
     }
 
     /// Whether nothing was sent.
     pub fn is_unsent(&self) -> bool {
-        use Failure::{Connect, LocalFault, NotStarted, Revoked, Unrecorded};
-        matches!(self, Connect(_) | LocalFault(_) | NotStarted | Revoked | Unrecorded(_))
+        use Failure::{ClosedIdle, Connect, LocalFault, NotStarted, Revoked, Unrecorded};
+        matches!(self, Connect(_) | LocalFault(_) | ClosedIdle | NotStarted | Revoked | Unrecorded(_))
     }
 
     /// Why a second attempt may help, for an operation that may be repeated; `None` if none may.
@@ -261,6 +271,8 @@ pub async fn send(
             return Err(Failure::Revoked);
         }
         let (departure, sent_at) = (accounting.sending(connection.limits()), Instant::now());
+        // An order that such a connection does not take goes on another one, as one that hyper gives back does.
+        let copy = (bounds.is_order && !is_new).then(|| Box::new(request.clone()));
         match connection.send(request).await {
             Ok(response) => {
                 drop(departure);
@@ -275,9 +287,29 @@ pub async fn send(
                 }
                 request = *unsent;
             }
+            Err(SendError::Unwritten(why)) => {
+                departure.handed_back();
+                match (unwritten(&why, is_new), copy) {
+                    (Failure::ClosedIdle, Some(copy)) => request = *copy,
+                    (failure, _) => return Err(failure),
+                }
+            }
+            Err(SendError::DeadlineExceeded) if !connection.limits().has_written() => return Err(Failure::NotStarted),
             Err(SendError::Cut) => return Err(Failure::Cut),
             Err(SendError::DeadlineExceeded) => return Err(Failure::Timeout),
         }
+    }
+}
+
+/// The failure of a request of which its connection took no byte.
+fn unwritten(why: &hyper::Error, is_new: bool) -> Failure {
+    let is_peers = |error: &io::Error| {
+        matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted)
+    };
+    match why.source().and_then(|why| why.downcast_ref::<io::Error>()) {
+        Some(error) if !is_peers(error) => Failure::LocalFault(error.to_string()),
+        _ if is_new => Failure::Connect("it was closed at once".into()),
+        _ => Failure::ClosedIdle,
     }
 }
 

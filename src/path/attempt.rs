@@ -206,6 +206,7 @@ fn bounds(call: &UpstreamCall, attempts: &Attempts, began: Instant) -> Bounds {
         body: limits.answer_body,
         may_stream: !call.needs_whole_answer(),
         memory: call.allowance_for_response(),
+        is_order: call.moves_money(),
     }
 }
 

@@ -157,9 +157,12 @@ impl From<Failure> for Refusal {
             Failure::LocalFault(_) | Failure::Revoked | Failure::Unrecorded(_) => {
                 refusal.retry_after(Duration::from_secs(1))
             }
-            Failure::Connect(_) | Failure::NotStarted | Failure::Timeout | Failure::Cut | Failure::TooLong(_) => {
-                Refusal { advice: Advice::ByRepeatRule, ..refusal }
-            }
+            Failure::Connect(_)
+            | Failure::ClosedIdle
+            | Failure::NotStarted
+            | Failure::Timeout
+            | Failure::Cut
+            | Failure::TooLong(_) => Refusal { advice: Advice::ByRepeatRule, ..refusal },
         }
     }
 }

@@ -82,6 +82,8 @@ struct Driver {
 pub(super) enum SendError {
     /// The request, of which no byte was written: the connection was closed, or had bytes to read, while it was idle.
     Unsent(Box<Request<Full<Bytes>>>),
+    /// The connection failed before it took a byte of the request, which is gone.
+    Unwritten(hyper::Error),
     /// The connection was lost.
     Cut,
     DeadlineExceeded,
@@ -94,7 +96,8 @@ impl UpstreamConnection {
     /// The HTTP/1.1 handshake, for a request that ends at `deadline`.
     pub(super) async fn open(io: UpstreamIo, destination: &Arc<Destination>, deadline: Instant) -> hyper::Result<Self> {
         let limits = ReadLimits::default();
-        let io = DeferredWrite::new(LimitedRead::new(io, limits.clone()));
+        let is_exact = matches!(io, UpstreamIo::Plain(_));
+        let io = DeferredWrite::new(LimitedRead::new(io, limits.clone()).with_exact_writes(is_exact));
         let (sender, connection) =
             http1::Builder::new().writev(false).max_headers(MAX_HEADERS).handshake(TokioIo::new(io)).await?;
         let timer = LateTimer::at(deadline);
@@ -120,9 +123,11 @@ impl UpstreamConnection {
                     response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
                 if size > MAX_HEADER_LIST { Err(SendError::Cut) } else { Ok(response) }
             }
-            Ok(Err(mut error)) => {
-                Err(error.take_message().map_or(SendError::Cut, |unsent| SendError::Unsent(Box::new(unsent))))
-            }
+            Ok(Err(mut error)) => Err(match error.take_message() {
+                Some(unsent) => SendError::Unsent(Box::new(unsent)),
+                None if !self.limits.has_written() => SendError::Unwritten(error.into_error()),
+                None => SendError::Cut,
+            }),
             Err(DeadlineExceeded) => Err(SendError::DeadlineExceeded),
         }
     }

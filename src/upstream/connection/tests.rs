@@ -220,6 +220,22 @@ async fn a_connection_with_bytes_to_read_gives_the_request_back_and_writes_nothi
     assert_eq!(rest, "");
 }
 
+/// Issue: an order of which the kernel had taken no byte was "unknown", and equal ones were held for a day.
+#[tokio::test]
+async fn a_connection_that_is_reset_before_its_first_write_has_taken_nothing() {
+    let (pool, destination, peer) = idle().await;
+    let mut connection = pool.take(&destination, Instant::now(), soon()).unwrap();
+    let limits = connection.limits();
+    let mut sent = Box::pin(connection.send(request("/second")));
+    // The first poll defers the write.
+    assert!(sent.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    a_moment().await;
+    assert!(matches!(sent.await, Err(SendError::Unwritten(_))));
+    assert!(!limits.has_written());
+}
+
 #[tokio::test]
 async fn the_sweep_drops_closed_connections() {
     let (pool, destination, peer) = idle().await;

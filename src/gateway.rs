@@ -54,7 +54,7 @@ use compile::{CompileContext, Previous, compile};
 pub use counts::Counting;
 use counts::Counts;
 pub use file::{POLL_INTERVAL, ReloadError};
-use forget::{forget_on_disk, forget_unused};
+use forget::{forget_on_disk, forget_unused, unused_scopes};
 pub use overrides::{NotOverridden, Overrides, SetOverride};
 use ready::ReadySoFar;
 pub use removals::{Inventory, Removals};
@@ -206,7 +206,8 @@ impl Gateway {
         let previous = Previous { snapshot: &snapshot, config: &in_force.config };
         let (compiled, keys) = compile(&config, Some(previous), self.compile_context())?;
         let has_snapshot = config.cache.snapshot || in_force.config.cache.snapshot;
-        let forgotten = has_snapshot.then(|| forget_on_disk(&self.live.snapshot_file, &snapshot, &compiled));
+        let removed = unused_scopes(&snapshot, &compiled);
+        let listed = has_snapshot.then(|| forget_on_disk(&self.live.snapshot_file, &removed));
         left_accounts(&snapshot, &compiled).for_each(|account| account.leave());
         let since = tokio::time::Instant::now();
         let stay = |old: &Account| compiled.accounts.iter().any(|new| Arc::ptr_eq(&new.keys, &old.keys));
@@ -215,9 +216,9 @@ impl Gateway {
         self.current.store(Arc::new(compiled));
         // At once: until then, what is known of the pairs is what the address before has said.
         let sent: Vec<_> = keys.changed.into_iter().map(send_settings(since, RECONFIGURE_WAIT)).collect();
-        forgotten.iter().for_each(|forgotten| forgotten.keep_out_of(&snapshot.cache));
+        removed.into_iter().for_each(|scope| snapshot.cache.begin_purge(scope));
         forget_unused(&self.current.load());
-        drop(forgotten);
+        drop(listed);
         tls.activate();
         self.counts.forget_unused(&config);
         self.live.log.set_limits(&config.log);

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     admission::{Budget, BudgetMember, Quota},
     body::BufferedRequest,
-    cache::{Cache, Flights, Key, KeyParts, RefreshQueue, key},
+    cache::{Cache, Flights, Key, KeyParts, KeyRequest, RefreshQueue, key},
     caller::Callers,
     catalog::{Catalog, Operation},
     config::{Api, Class, LimitsConfig, MessagesConfig},
@@ -52,6 +52,21 @@ pub struct Snapshot {
     pub spenders: Spenders,
     /// Orders and fills in progress; `drain` waits for them.
     pub tasks: TaskTracker,
+}
+
+impl Snapshot {
+    /// The operation of the request that a key was made of, if it would get the same key now: from the same account at the
+    /// same address.
+    pub(crate) fn operation_of(&self, key: &Key) -> Option<&Operation> {
+        let KeyRequest { account, service, method, target, headers, body, .. } = key.request()?;
+        let operation = self.catalog.classify(&method, target.path()).ok()?;
+        let account = self.accounts.iter().find(|it| it.name == account)?;
+        let is_known = |name: &str| self.catalog.services.iter().any(|service| service.name == name);
+        let service = service.filter(|name| is_known(name));
+        let today = account.cache_key(operation, service, &BufferedRequest { method, target, headers, body });
+        let is_shared = operation.class == Class::Lookup;
+        (today.as_ref() == Some(key) && is_shared == service.is_none()).then_some(operation.as_ref())
+    }
 }
 
 /// A Fastrac account.
@@ -97,16 +112,6 @@ impl Account {
             vary: &key::vary(&request.headers, &operation.vary),
             body: &request.body,
         })
-    }
-
-    /// Where its operations are called, by API version.
-    pub(crate) fn addresses(&self) -> [&str; 3] {
-        [&self.base, &self.v1, &self.v2].map(|route| &*route.url)
-    }
-
-    /// Whether an operation is called at this address.
-    pub(crate) fn is_at(&self, address: &str) -> bool {
-        self.addresses().contains(&address)
     }
 
     /// The route for operations of an API version.

@@ -19,14 +19,11 @@ use std::{
 use http::header::CONTENT_ENCODING;
 
 use crate::{
-    body::BufferedRequest,
     cache::{
-        CacheEntry, Generation, Key, KeyRequest, PurgeScope, RestoredDetails,
+        CacheEntry, Generation, Key, PurgeScope, RestoredDetails,
         rules::{self, Candidate},
         snapshot::{SnapshotDecoder, SnapshotEntry, SnapshotFault},
     },
-    catalog::Operation,
-    config::Class,
     degraded::DegradedReason,
     gateway::Gateway,
     outcome::Classification,
@@ -191,7 +188,7 @@ fn time_since(taken: TimeMark, now: TimeMark, latest: u64) -> Option<Duration> {
 /// taken.
 fn restorable(snapshot: &Snapshot, packed: SnapshotEntry<'_>, passed: Duration) -> Option<(Key, CacheEntry)> {
     let key = Key::from_bytes(packed.key)?;
-    let operation = operation_of(snapshot, &key)?;
+    let operation = snapshot.operation_of(&key)?;
     let reading = Classification { outcome: packed.outcome, is_envelope: true, key_refused: false };
     let max_length = snapshot.limits.answer_buffer;
     let length = packed.packed.len().min(max_length);
@@ -209,19 +206,6 @@ fn restorable(snapshot: &Snapshot, packed: SnapshotEntry<'_>, passed: Duration) 
         return None;
     }
     (age < entry.lifetimes().usable).then_some((key, entry))
-}
-
-/// The operation of the request that a key was made of, if it would get the same key now.
-fn operation_of<'a>(snapshot: &'a Snapshot, key: &Key) -> Option<&'a Operation> {
-    let request = key.request()?;
-    let operation = snapshot.catalog.classify(&request.method, request.target.path()).ok()?;
-    let account = snapshot.accounts.iter().find(|account| account.name == request.account)?;
-    let is_known = |name: &str| snapshot.catalog.services.iter().any(|service| service.name == name);
-    let service = request.service.filter(|name| is_known(name));
-    let KeyRequest { method, target, headers, body, .. } = request;
-    let today = account.cache_key(operation, service, &BufferedRequest { method, target, headers, body });
-    let is_shared = operation.class == Class::Lookup;
-    (today.as_ref() == Some(key) && is_shared == service.is_none()).then_some(operation.as_ref())
 }
 
 #[cfg(test)]

@@ -156,19 +156,6 @@ impl Key {
         Some(KeyRequest { account, address, operation, service, method, target, headers, body })
     }
 
-    /// Account and address.
-    pub(crate) fn address(&self) -> Option<(&str, &str)> {
-        let mut fields = Fields(&self.0);
-        Some((fields.text()?, fields.text()?))
-    }
-
-    /// The service, if its responses are its own.
-    pub(crate) fn service(&self) -> Option<&str> {
-        let mut fields = Fields(&self.0);
-        let (_account, _address, _operation) = (fields.text()?, fields.text()?, fields.text()?);
-        fields.optional()?
-    }
-
     pub(crate) fn is_within(&self, scope: &PurgeScope) -> bool {
         let mut fields = Fields(&self.0);
         let mut field = || fields.field().unwrap_or_default();

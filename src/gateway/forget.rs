@@ -15,9 +15,10 @@ use std::{
 
 use crate::{
     cache::{
-        Cache, PurgeScope,
+        PurgeScope,
         snapshot_file::{BegunPurge, SnapshotFile},
     },
+    catalog::Operation,
     config::Class,
     snapshot::Snapshot,
 };
@@ -27,45 +28,30 @@ const DISK_WAIT: Duration = Duration::from_secs(2);
 
 /// Removes them from the memory.
 pub(super) fn forget_unused(snapshot: &Snapshot) {
-    let services: HashSet<&str> = snapshot.catalog.services.iter().map(|service| &*service.name).collect();
-    snapshot.cache.forget_unused(|key| {
-        let is_called = |account: &str, address: &str| {
-            snapshot.accounts.iter().any(|known| known.name == account && known.is_at(address))
-        };
-        key.address().is_some_and(|(account, address)| is_called(account, address))
-            && key.service().is_none_or(|service| services.contains(service))
-    });
+    snapshot.cache.forget_unused(|key| snapshot.operation_of(key).is_some());
 }
 
-/// Makes the next process leave out of the snapshot on the disk what `now` has no use for. The result is to be dropped when
-/// that has left the memory: snapshots that are taken before do not include it.
+/// Makes the next process leave these out of the snapshot on the disk. The result is to be dropped when they have left the
+/// memory: snapshots that are taken before do not include that.
 #[must_use]
-pub(super) fn forget_on_disk(file: &Arc<SnapshotFile>, before: &Snapshot, now: &Snapshot) -> RemovedScopes {
-    let purges: Vec<_> = unused_scopes(before, now).into_iter().map(|scope| (file.begin_purge(), scope)).collect();
-    let removed = RemovedScopes(Arc::new(purges));
-    if removed.0.is_empty() {
-        return removed;
-    }
-    if let Err(error) = within_wait(file.clone(), removed.0.clone()) {
+pub(super) fn forget_on_disk(file: &Arc<SnapshotFile>, scopes: &[PurgeScope]) -> ListedScopes {
+    let purges: Vec<_> = scopes.iter().map(|scope| (file.begin_purge(), scope.clone())).collect();
+    let purges = Arc::new(purges);
+    if !purges.is_empty()
+        && let Err(error) = within_wait(file.clone(), purges.clone())
+    {
         tracing::warn!(
             "the cache's snapshot may still hold responses of what this reload removes ({error}); they are gone with the \
              next snapshot"
         );
     }
-    removed
+    purges
 }
 
-/// What a reload removes: purges that are listed on the disk, or are to be.
-pub(super) struct RemovedScopes(Arc<Vec<(BegunPurge, PurgeScope)>>);
+/// Purges that are listed on the disk, or are to be.
+type ListedScopes = Arc<Vec<(BegunPurge, PurgeScope)>>;
 
-impl RemovedScopes {
-    /// Keeps out the responses to requests that were made before.
-    pub(super) fn keep_out_of(&self, cache: &Cache) {
-        self.0.iter().for_each(|(_, scope)| cache.begin_purge(scope.clone()));
-    }
-}
-
-fn within_wait(file: Arc<SnapshotFile>, purges: Arc<Vec<(BegunPurge, PurgeScope)>>) -> io::Result<()> {
+fn within_wait(file: Arc<SnapshotFile>, purges: ListedScopes) -> io::Result<()> {
     let (end, ended) = mpsc::channel();
     thread::Builder::new().name("cache-forget".to_owned()).spawn(move || {
         let listed = purges.iter().try_for_each(|(purge, scope)| file.purge(purge, scope));
@@ -77,21 +63,31 @@ fn within_wait(file: Arc<SnapshotFile>, purges: Arc<Vec<(BegunPurge, PurgeScope)
     ended.recv_timeout(DISK_WAIT).map_err(late)?
 }
 
-/// What `before` had a use for, and `now` has not.
-fn unused_scopes(before: &Snapshot, now: &Snapshot) -> Vec<PurgeScope> {
-    let is_called = |name: &str, address: &str| now.accounts.iter().any(|it| it.name == name && it.is_at(address));
-    let cached: HashSet<&str> =
-        now.catalog.operations.iter().filter(|it| it.cache.is_some()).map(|it| it.name.as_str()).collect();
+/// What `before` had a use for, and `now` has not: what is to be kept out of the cache, too, if it was requested before.
+pub(super) fn unused_scopes(before: &Snapshot, now: &Snapshot) -> Vec<PurgeScope> {
+    let cached = |snapshot: &'_ Snapshot, name: &str| {
+        snapshot.catalog.operations.iter().find(|it| it.name == name && it.cache.is_some()).map(|it| it.api)
+    };
+    let is_at = |account: &str, address: &str, operation: &str| {
+        let account = now.accounts.iter().find(|it| it.name == account).zip(cached(now, operation));
+        account.is_some_and(|(account, api)| *account.route(api).url == *address)
+    };
     let services: HashSet<&str> = now.catalog.services.iter().map(|service| &*service.name).collect();
     let mut scopes = Vec::new();
     for account in &before.accounts {
-        if !account.addresses().into_iter().all(|address| is_called(&account.name, address)) {
-            scopes.push(PurgeScope { account: Some(account.name.clone()), ..PurgeScope::default() });
+        let of_account = PurgeScope { account: Some(account.name.clone()), ..PurgeScope::default() };
+        let operations = || before.catalog.operations.iter().filter(|it| it.cache.is_some());
+        let moved = |it: &&Arc<Operation>| !is_at(&account.name, &account.route(it.api).url, &it.name);
+        if operations().all(|it| moved(&it)) {
+            scopes.push(of_account);
+            continue;
         }
+        let moved = operations().filter(moved).filter(|it| cached(now, &it.name).is_some());
+        scopes.extend(moved.map(|it| PurgeScope { operation: Some(it.name.clone()), ..of_account.clone() }));
     }
     for operation in before.catalog.operations.iter().filter(|operation| operation.cache.is_some()) {
         let scope = PurgeScope { operation: Some(operation.name.clone()), ..PurgeScope::default() };
-        if !cached.contains(operation.name.as_str()) {
+        if cached(now, &operation.name).is_none() {
             scopes.push(scope);
         } else if operation.class != Class::Lookup {
             // Its responses are the services' own.

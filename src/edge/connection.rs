@@ -124,7 +124,7 @@ impl Context {
         activity: &Arc<Activity>,
         client: Client,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
-        let began = activity.request_began();
+        let began = activity.request_began(hyper::body::Body::is_end_stream(request.body()));
         let http2 = request.version() >= Version::HTTP_2;
         let close = match request.version() {
             Version::HTTP_2 => ConnectionClose::Never,
@@ -136,7 +136,8 @@ impl Context {
         let guard =
             RequestGuard { activity: activity.clone(), closing: self.drain.closing.clone(), stream, has_chunks };
         let arrival = Arrival { began, close, client, guard };
-        let request = request.map(|body| RequestBody { incoming: body, must_see_end: http2 });
+        let request =
+            request.map(|body| RequestBody { incoming: body, must_see_end: http2, activity: activity.clone() });
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
     }
 }

@@ -65,6 +65,12 @@ pub struct Activity {
     given_up: AtomicBool,
     /// hyper has read, or waits for bytes.
     pub(super) reading: AtomicBool,
+    /// HTTP/1.1 only: bytes received since the last piece of a request's body, or its head.
+    framing: AtomicUsize,
+    /// HTTP/1.1 only: the last read may have brought the beginning of another head, behind the whole of a request.
+    more_began: AtomicBool,
+    /// HTTP/1.1 only: the last request has no body.
+    is_bodiless: AtomicBool,
     /// When the first byte of the head in progress was received, in microseconds since `opened`.
     head_began: AtomicU64,
     /// The same of the last complete head.
@@ -96,6 +102,10 @@ pub(super) const NEVER: u64 = u64::MAX;
 const SLACK: u64 = 3 * 1024 * 1024 + 128 * 1024;
 /// How often it is looked whether a peer has taken some of the bytes that wait, in `limits.idle`.
 const LOOKS: u32 = 4;
+/// Maximum number of bytes over HTTP/1.1 before a piece of a request's body: the size and extensions of its chunk, and trailers.
+/// hyper bounds some of them, but not zeros before a size and spaces behind it, which it reads one by one.
+const FRAMING: usize = 64 * 1024;
+
 /// Maximum size of a read over HTTP/1.1, bytes. hyper's buffer begins with 8 KiB, doubles when a read fills it, and stays so: up
 /// to 64 KiB for each connection that has carried a long body. Nor may more than this have come, uncounted, of a head that
 /// begins behind another request.
@@ -120,6 +130,9 @@ impl Activity {
             unended: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             reading: AtomicBool::new(false),
+            framing: AtomicUsize::new(0),
+            more_began: AtomicBool::new(false),
+            is_bodiless: AtomicBool::new(false),
             head_began: AtomicU64::new(0),
             request_began: AtomicU64::new(0),
             deadline: AtomicU64::new(idle.as_micros() as u64),
@@ -181,19 +194,44 @@ impl Activity {
         self.ends_at(self.idle_after(self.now()));
     }
 
-    fn bytes_came(&self, bytes: usize) {
+    fn bytes_came(&self, came: &[u8]) {
         if self.http2.load(Relaxed) {
             // A byte does not mean that a head begins: PING and WINDOW_UPDATE frames come at any time.
-            self.beside.fetch_add(bytes as u64, Relaxed);
-        } else if self.busy.load(Relaxed) == 0 && !self.in_head.load(Relaxed) {
-            self.in_head.store(true, Relaxed);
-            self.head_began.store(self.now(), Relaxed);
+            self.beside.fetch_add(came.len() as u64, Relaxed);
+            return;
+        }
+        self.framing.store(self.framing.load(Relaxed).saturating_add(came.len()), Relaxed);
+        // A request without a body ends with an empty line.
+        self.more_began.store(!(came.ends_with(b"\n\r\n") || came.ends_with(b"\n\n")), Relaxed);
+        if self.busy.load(Relaxed) == 0 && !self.in_head.load(Relaxed) {
+            self.head_begins();
         }
     }
 
+    fn head_begins(&self) {
+        self.in_head.store(true, Relaxed);
+        self.head_began.store(self.now(), Relaxed);
+    }
+
+    /// hyper reads again: if the last request was whole and is over, what came behind it is the beginning of a head, or
+    /// nothing.
+    fn look_behind_request(&self) {
+        let is_over = self.requested.load(Relaxed) && self.busy.load(Relaxed) == 0 && !self.in_head.load(Relaxed);
+        if is_over && self.is_bodiless.load(Relaxed) && self.more_began.swap(false, Relaxed) {
+            self.head_begins();
+        }
+    }
+
+    /// A piece of an HTTP/1.1 request's body has come.
+    pub(super) fn piece_came(&self) {
+        self.framing.store(0, Relaxed);
+    }
+
     /// Records that a request head was passed on, and returns the time of its first byte.
-    pub fn request_began(&self) -> Instant {
+    pub fn request_began(&self, is_bodiless: bool) -> Instant {
         self.busy.fetch_add(1, Relaxed);
+        self.framing.store(0, Relaxed);
+        self.is_bodiless.store(is_bodiless, Relaxed);
         self.requested.store(true, Relaxed);
         self.ends_at(NEVER);
         if self.http2.load(Relaxed) {
@@ -235,8 +273,11 @@ impl Activity {
         }
     }
 
-    /// Whether more bytes were received on HTTP/2 than the requests in progress account for.
+    /// Whether more bytes were received than the requests in progress account for.
     fn is_flooded(&self) -> bool {
+        if !self.http2.load(Relaxed) {
+            return self.busy.load(Relaxed) > 0 && self.framing.load(Relaxed) > FRAMING;
+        }
         self.beside.load(Relaxed) > SLACK + self.busy.load(Relaxed) as u64 * self.each
     }
 
@@ -546,15 +587,19 @@ impl<S: AsyncRead + ClientSocket + Unpin> AsyncRead for DeadlineIo<S> {
             return self.give_up(io::ErrorKind::ConnectionAborted);
         }
         let over_http2 = self.activity.speaks_http2();
+        if !over_http2 {
+            self.activity.look_behind_request();
+        }
         if !self.activity.is_in_head() {
             self.head.end();
         }
+        let before = buf.filled().len();
         let at_most = if over_http2 { usize::MAX } else { HTTP1_READ };
         match poll_read_buf(Pin::new(&mut self.io), cx, &mut buf.limit(at_most)) {
             Poll::Ready(came) => {
                 let came = came?;
                 if came > 0 {
-                    self.activity.bytes_came(came);
+                    self.activity.bytes_came(&buf.filled()[before..]);
                     self.after_read();
                     self.head.came(came);
                 }
@@ -705,7 +750,7 @@ mod tests {
         peer.write_all(b"GET").await.unwrap();
         let mut buffer = [0; 8];
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 3);
-        let began = activity.request_began();
+        let began = activity.request_began(false);
         // One poll while busy; then only a wake-up can bring the next.
         let mut read = std::pin::pin!(timed.read(&mut buffer));
         let first = std::future::poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx).is_pending())).await;
@@ -730,7 +775,7 @@ mod tests {
         let mut timed = timed_io(io, activity.clone());
         peer.write_all(b"GET").await.unwrap();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
-        activity.request_began();
+        activity.request_began(false);
         stays_open(&mut timed).await;
         activity.request_ended();
         let ended = Instant::now();
@@ -813,7 +858,7 @@ mod tests {
         let activity = Activity::new(&limits());
         let late = Box::pin(tokio::time::sleep(Duration::from_secs(70)));
         let (mut timed, began) = (timed_io(LateFlush(io, late), activity.clone()), Instant::now());
-        activity.request_began();
+        activity.request_began(false);
         timed.write_all(b"response").await.unwrap();
         activity.request_ended();
         timed.flush().await.unwrap();
@@ -828,7 +873,7 @@ mod tests {
         let mut timed = timed_io(io, activity.clone());
         peer.write_all(b"GET").await.unwrap();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
-        activity.request_began();
+        activity.request_began(false);
         (peer, timed, activity)
     }
 
@@ -917,7 +962,7 @@ mod tests {
             assert_eq!(timed.read(&mut [0; 3]).await.unwrap(), 3);
             activity.is_http2();
             for _ in 0..requests {
-                activity.request_began();
+                activity.request_began(false);
             }
             let came = flooded(&mut timed, &mut peer).await;
             assert!(
@@ -937,7 +982,7 @@ mod tests {
         activity.is_http2();
         for _ in 0..5 {
             for _ in 0..20 {
-                activity.request_began();
+                activity.request_began(false);
             }
             for _ in 0..20 {
                 for _ in 0..(1 << 20) / buffer.len() {
@@ -959,7 +1004,7 @@ mod tests {
         let mut buffer = [0; 8];
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 1);
         activity.is_http2();
-        activity.request_began();
+        activity.request_began(false);
         activity.request_ended();
         peer.write_all(b"ping").await.unwrap();
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 4);
@@ -978,7 +1023,7 @@ mod tests {
             activity.is_http2();
             if busy {
                 activity.heads_came(1, false);
-                activity.request_began();
+                activity.request_began(false);
             }
             let began = Instant::now();
             let drip = async {
@@ -1010,11 +1055,11 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3)).await;
         // One is complete, another follows.
         activity.heads_came(1, true);
-        assert_eq!(activity.request_began(), began);
+        assert_eq!(activity.request_began(false), began);
         activity.request_ended();
         tokio::time::advance(Duration::from_secs(3)).await;
         activity.heads_came(1, false);
-        assert_eq!(activity.request_began(), began + Duration::from_secs(3));
+        assert_eq!(activity.request_began(false), began + Duration::from_secs(3));
         // A head that h2 refuses leaves the connection idle.
         activity.request_ended();
         activity.heads_came(1, false);

@@ -6,6 +6,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -13,12 +14,15 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::deadlines::Activity;
 use crate::body::BodyError;
 
 pub(super) struct RequestBody {
     pub(super) incoming: Incoming,
     /// Over HTTP/2. Over HTTP/1.1, hyper reports a body that is cut off.
     pub(super) must_see_end: bool,
+    /// Told of each piece.
+    pub(super) activity: Arc<Activity>,
 }
 
 impl Body for RequestBody {
@@ -27,7 +31,10 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            Some(frame) => Poll::Ready(Some(frame.map_err(|_| BodyError::Broken))),
+            Some(frame) => {
+                self.activity.piece_came();
+                Poll::Ready(Some(frame.map_err(|_| BodyError::Broken)))
+            }
             None if self.must_see_end && !self.incoming.is_end_stream() => Poll::Ready(Some(Err(BodyError::Broken))),
             None => Poll::Ready(None),
         }

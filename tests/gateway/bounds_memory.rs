@@ -391,6 +391,41 @@ fn unfinished_heads_are_claimed_too_and_leave_others_their_room() {
     is_free(&gateway);
 }
 
+/// hyper reads them one by one, for as long as there are any.
+#[test]
+fn the_framing_of_a_body_has_an_end() {
+    let gateway = gateway("request = \"3s\"");
+    for (begin, endless) in [("", b'0'), ("1", b' ')] {
+        let mut connection = gateway.connect();
+        let head = request("POST", "/tariff/express").by("office").header("transfer-encoding", "chunked");
+        connection.write(&[&head.bytes(), begin.as_bytes(), &vec![endless; 1 << 20]].concat());
+        assert_eq!(connection.read_response("POST").expect("a response").status, 400, "{endless}");
+    }
+    // A body in small chunks is none of it.
+    let mut connection = gateway.connect();
+    let head = request("POST", "/tariff/express").by("office").header("transfer-encoding", "chunked");
+    let chunks: String =
+        bodies::TARIFF.chars().chain(" ".repeat(30_000).chars()).map(|byte| format!("1\r\n{byte}\r\n")).collect();
+    connection.write(&[&head.bytes(), chunks.as_bytes(), b"0\r\n\r\n"].concat());
+    assert_eq!(connection.read_response("POST").expect("a response").status, 200);
+}
+
+/// What came behind a whole request, in the same read, is in hyper's buffer already.
+#[test]
+fn a_head_behind_a_whole_request_has_its_deadline() {
+    let gateway = gateway("header_read = \"1s\"\nidle = \"60s\"");
+    let mut connection = gateway.connect();
+    connection.write(&[&get("/region/province").bytes()[..], b"GET /region/province HTTP/1.1\r\nhost:"].concat());
+    assert_eq!(connection.read_response("GET").expect("a response").status, 401);
+    assert!(connection.ends(), "it is open still");
+    // Empty lines between requests begin none (RFC 9112, section 2.2).
+    let mut connection = gateway.connect();
+    connection.write(&[&get("/region/province").bytes()[..], b"\r\n"].concat());
+    assert_eq!(connection.read_response("GET").expect("a response").status, 401);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(connection.send(&get("/region/province")).status, 401);
+}
+
 /// What fills the room of unfinished heads is no matter of requests that come whole, however long their heads are.
 #[test]
 fn a_long_head_that_comes_at_once_needs_no_room_and_one_that_is_refused_has_a_response() {

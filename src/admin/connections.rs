@@ -47,7 +47,7 @@ enum EntryState {
     New(u64),
     /// Between two requests, or its response is being read; since then.
     Idle(u64),
-    /// A request is in progress.
+    /// A request is in progress, or the response to a command is being read.
     Busy,
 }
 
@@ -90,6 +90,16 @@ impl OpenConnection {
     pub(super) fn is_unused(&self) -> bool {
         let table = self.connections.0.lock();
         table.open.iter().any(|entry| entry.id == self.id && matches!(entry.state, EntryState::New(_)))
+    }
+
+    /// Since when no request of it has been in progress; `None`: one is.
+    pub(super) fn at_rest_since(&self) -> Option<u64> {
+        let table = self.connections.0.lock();
+        let state = table.open.iter().find(|entry| entry.id == self.id).map(|entry| entry.state);
+        state.and_then(|state| match state {
+            EntryState::New(since) | EntryState::Idle(since) => Some(since),
+            EntryState::Busy => None,
+        })
     }
 
     /// Begins a request. `None`: there are too many; a health check is never refused.

@@ -7,7 +7,8 @@
 //! that does not read cannot keep a response in memory.
 //!
 //! A stop answers every request whose head was read, and what was in the backlog; it does not wait for a connection
-//! without a request, and cuts off what is still in progress when the drain does.
+//! without a request, nor for a client that does not take its response, unless that is the response to a command; and it
+//! cuts off what is still in progress when the drain does.
 
 use std::{
     convert::Infallible,
@@ -20,9 +21,10 @@ use axum::{
     Router,
     body::Body,
     extract::ConnectInfo,
-    http::{HeaderValue, StatusCode, header::CONNECTION},
+    http::{HeaderValue, Method, StatusCode, header::CONNECTION},
     response::{IntoResponse as _, Response},
 };
+use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -34,7 +36,7 @@ use tower::ServiceExt as _;
 
 use super::{
     Admin,
-    connections::{Connections, OpenConnection},
+    connections::{Connections, OpenConnection, RequestInProgress},
     error::{AdminError, REQUEST_TIMEOUT},
     guard, router,
 };
@@ -56,6 +58,8 @@ const HEAD: Duration = Duration::from_secs(10);
 pub(super) const MAX_AGE: Duration = Duration::from_secs(120);
 /// How long the request in progress may still take after that.
 pub(super) const GRACE: Duration = Duration::from_secs(REQUEST_TIMEOUT.as_secs() + 5);
+/// How long a client may take for a response when the port has stopped, at least; up to twice as long.
+const TAKE_GRACE: Duration = Duration::from_secs(1);
 /// How long a connection may still take for its last response when the drain cuts off what is in progress.
 const CUT_GRACE: Duration = Duration::from_millis(250);
 /// Pause after a failed accept.
@@ -146,10 +150,17 @@ impl AdminConnection {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(peer));
             let begun = own.begin(guard::is_health(request.uri().path()));
+            let changes = request.method() == Method::POST;
             let (response, drain) = (router.clone().oneshot(request), drain.clone());
             async move {
                 let mut response = match begun {
-                    Some(_in_progress) => response.await?,
+                    Some(in_progress) => {
+                        let response = response.await?;
+                        match changes && response.status().is_success() {
+                            true => response.map(|body| until_taken(body, in_progress)),
+                            false => response,
+                        }
+                    }
                     None => too_many(),
                 };
                 if drain.begun() {
@@ -182,6 +193,7 @@ impl AdminConnection {
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             _ = timeout(GRACE, connection.as_mut()) => {}
+            () = self.stopped_at_rest(&place) => {}
             () = self.cut_off() => {}
         }
     }
@@ -190,6 +202,18 @@ impl AdminConnection {
     async fn stopped_for(&self, time: Duration) {
         self.drain.stop_admin.cancelled().await;
         sleep(time).await;
+    }
+
+    /// Returns when the admin port has been stopped, and no request of the connection has been in progress for a while.
+    async fn stopped_at_rest(&self, place: &OpenConnection) {
+        self.drain.stop_admin.cancelled().await;
+        loop {
+            let before = place.at_rest_since();
+            sleep(TAKE_GRACE).await;
+            if before.is_some() && place.at_rest_since() == before {
+                return;
+            }
+        }
     }
 
     /// Returns when the last response must be written.
@@ -207,6 +231,14 @@ fn tls_required() -> String {
          x-content-type-options: nosniff\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// A body of which the request is in progress until the last byte is taken from it.
+fn until_taken(body: Body, in_progress: RequestInProgress) -> Body {
+    Body::new(body.map_frame(move |frame| {
+        let _held = &in_progress;
+        frame
+    }))
 }
 
 fn too_many() -> Response {

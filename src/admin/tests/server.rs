@@ -61,6 +61,53 @@ async fn a_client_that_never_reads_is_cut() {
     assert!(took >= MAX_AGE && took <= MAX_AGE + GRACE, "{took:?}");
 }
 
+/// What comes back of a request on a connection with little room, whose client reads nothing until `reads_after` the stop;
+/// and how long after the stop the connection ended.
+async fn stopped(stage: &TestAdmin, request: TestRequest, reads_after: Duration) -> (Vec<u8>, Duration) {
+    let (mut client, io) = tokio::io::duplex(64);
+    let asks = request.text(stage.address).replace("connection: close\r\n", "");
+    let connection = AdminConnection { router: router(stage.admin()), tls: None, drain: stage.drain.clone() };
+    let served = async {
+        connection.serve(io, stage.address, Arc::new(Connections::default().admit(stage.address.ip()))).await;
+        Instant::now()
+    };
+    let reads = async {
+        client.write_all(asks.as_bytes()).await.unwrap();
+        let mut response = vec![0];
+        client.read_exact(&mut response).await.unwrap();
+        stage.drain.begin();
+        stage.drain.stop_admin.cancel();
+        let stopped = Instant::now();
+        tokio::time::sleep(reads_after).await;
+        let _ = client.read_to_end(&mut response).await;
+        (response, stopped)
+    };
+    let (ended, (response, stopped)) = tokio::join!(served, reads);
+    (response, ended - stopped)
+}
+
+/// Anybody may read metrics: who does not take them made each stop last `limits.drain`.
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_no_client_that_does_not_read() {
+    let stage = TestAdmin::usual().await;
+    for request in [TestRequest::get("/metrics"), TestRequest::post("/state/backup")] {
+        let (_, lasted) = stopped(&stage, request, Duration::from_secs(20)).await;
+        assert!(lasted <= Duration::from_secs(2), "{lasted:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_the_response_of_a_command() {
+    let stage = TestAdmin::usual().await;
+    let backup = TestRequest::post("/state/backup").token(TOKEN);
+    let (response, lasted) = stopped(&stage, backup, Duration::from_secs(20)).await;
+    let head = response.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+    let text = String::from_utf8_lossy(&response[..head]).to_ascii_lowercase();
+    let length = text.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()).expect("a length");
+    assert_eq!(response.len() - head - 4, length.parse::<usize>().unwrap(), "{text}");
+    assert!(lasted >= Duration::from_secs(20), "{lasted:?}");
+}
+
 /// Contract section 7: health responses have reserved capacity that no other client can take.
 #[tokio::test]
 async fn idle_connections_keep_nobody_from_health_and_metrics() {

@@ -85,7 +85,9 @@ impl ClientSocket for Box<TlsStream<TlsSocket>> {
     }
 
     fn has_unread(&self) -> bool {
-        self.get_ref().0.tcp().has_unread()
+        let (socket, session) = self.get_ref();
+        // Or it was decrypted and is not read.
+        socket.tcp().has_unread() || !session.wants_read()
     }
 
     fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {

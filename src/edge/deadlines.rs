@@ -463,20 +463,16 @@ impl<S: ClientSocket> DeadlineIo<S> {
         if receipts.undecided_until().is_none() {
             return;
         }
-        let reset = self.io.was_reset();
-        // Over HTTP/2, it depends on what came (`frames`).
-        if reset || !self.activity.speaks_http2() {
-            receipts.decide(|| reset);
+        if self.io.was_reset() {
+            receipts.decide(|| true);
+        } else if !self.activity.speaks_http2() {
+            // Over HTTP/2, it depends on what came (`frames`).
+            receipts.read_on(|| self.io.has_unread(), || self.io.was_reset());
         }
     }
 
     fn before_write(&mut self) {
-        let receipts = &self.activity.receipts;
-        // Over HTTP/2, what is written next may belong to another stream.
-        if !self.activity.speaks_http2() {
-            receipts.decide(|| self.io.was_reset());
-        }
-        receipts.before_write(|| self.io.has_left());
+        self.activity.receipts.before_write(|| self.io.has_left());
     }
 
     fn after_write(
@@ -639,7 +635,7 @@ impl<S: AsyncWrite + ClientSocket + Unpin> AsyncWrite for DeadlineIo<S> {
         // TLS accepts bytes before it has written them.
         let polled = Pin::new(&mut self.io).poll_flush(cx);
         if matches!(polled, Poll::Ready(Ok(()))) {
-            self.activity.receipts.flushed();
+            self.activity.receipts.flushed(|| self.io.has_unread());
         }
         self.after_flush(polled, cx)
     }

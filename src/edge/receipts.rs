@@ -1,7 +1,7 @@
 //! The receipts of a connection's responses: whether each has reached its caller.
 //!
 //! A response goes through three steps. *Taken*: hyper holds its last byte, which may still be in a buffer. *Written*:
-//! the buffers are flushed. *Decided*: over HTTP/1.1 when the client has sent something else, otherwise after
+//! the buffers are flushed. *Decided*: over HTTP/1.1 when the client has sent something else after that, otherwise after
 //! [`RESET_WITHIN`]; if the client has reset the connection by then, or over HTTP/2 the stream of one of these responses,
 //! they have reached nobody. What always holds: a response is written only if its client was seen to be there before its
 //! last bytes were, because afterwards one that has left before cannot be told from one that has read it and closed. Must
@@ -24,6 +24,8 @@ struct WrittenReceipt {
     receipt: Box<dyn Receipt>,
     /// When a reset says nothing any more.
     until: Instant,
+    /// The next bytes from the client may have come before the response was written.
+    has_earlier: bool,
 }
 
 struct ReceiptList<T> {
@@ -62,12 +64,30 @@ impl Receipts {
         }
     }
 
-    /// Everything that was taken is written.
-    pub(super) fn flushed(&self) {
+    /// Everything that was taken is written. `has_unread`: something that the client has sent waits to be read.
+    pub(super) fn flushed(&self, has_unread: impl FnOnce() -> bool) {
+        if !self.taken.any() {
+            return;
+        }
+        let has_earlier = has_unread();
         for mut receipt in self.taken.take() {
             receipt.written();
-            self.written.push(WrittenReceipt { receipt, until: Instant::now() + RESET_WITHIN });
+            self.written.push(WrittenReceipt { receipt, until: Instant::now() + RESET_WITHIN, has_earlier });
         }
+    }
+
+    /// The client has sent something, over HTTP/1.1: it has read on, if that came after what was written.
+    pub(super) fn read_on(&self, has_unread: impl FnOnce() -> bool, was_reset: impl FnOnce() -> bool) {
+        if !self.written.any() {
+            return;
+        }
+        let mut written = self.written.list.lock();
+        if !written.iter().any(|written| written.has_earlier) {
+            drop(written);
+            return self.decide(was_reset);
+        }
+        let has_earlier = has_unread();
+        written.iter_mut().for_each(|written| written.has_earlier = has_earlier);
     }
 
     /// When the last of the responses that are written and not decided is to be; `None`: there are none.

@@ -171,6 +171,29 @@ fn one_that_closes_with_its_response_unread_gets_it_again() {
     }
 }
 
+/// What it sent before the response was written says nothing of whether it has read that.
+#[test]
+fn one_that_has_sent_more_before_its_response_came_has_not_read_it() {
+    let gateway = TestGateway::new();
+    slow(&gateway, Duration::from_millis(300));
+    for number in 0..4 {
+        let socket = TcpStream::connect(gateway.data).expect("connected");
+        let (order, stranger) = (order(number).bytes(), get("/order/track").bytes());
+        let before = gateway.received().len();
+        if number % 2 == 0 {
+            (&socket).write_all(&[order, stranger].concat()).expect("sent");
+        } else {
+            (&socket).write_all(&order).expect("sent");
+            until("Fastrac has received it", || gateway.received().len() == before + 1);
+            (&socket).write_all(&stranger).expect("sent");
+        }
+        let refused = || gateway.metric("requests_total", &[("outcome", "unauthenticated")]);
+        until("both are answered", || refused() as usize == number + 1);
+        drop(socket);
+        repeat(&gateway, number);
+    }
+}
+
 /// A connection whose client writes and reads frames of HTTP/2.
 struct Frames(TcpStream);
 

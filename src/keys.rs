@@ -1,9 +1,8 @@
 //! The key pair that signs a request.
 //!
-//! [`Keys`] are one account's for its whole life, unless its addresses change at once with its source, or while the pair in
-//! use is still one of an earlier source (then a pair would be sent to an address that it was not configured for):
-//! [`Keys::lease`] returns the
-//! pair in use from a snapshot, without I/O, and [`Keys::refused`] says what to do after a 401 from Fastrac. Both
+//! [`Keys`] are one account's for its whole life, unless its addresses change at once with its source. No pair is sent to an
+//! address that it was not configured for: when an account is called elsewhere, those of earlier sources are given up, and
+//! [`Lease::source`] tells which source has returned a pair. [`Keys::lease`] returns the pair in use from a snapshot, without I/O, and [`Keys::refused`] says what to do after a 401 from Fastrac. Both
 //! halves of a pair come from one reading; only its [`PairVersion`] is ever shown; a failed reading never replaces
 //! a good pair; a pair older than `max_age` is not used. The room does not know how a request or a canary is sent:
 //! [`crate::rotation`] does the writing, with a canary that `app` supplies. Fails with [`NoKey`] and
@@ -27,6 +26,7 @@ mod sealed_copy;
 mod secret;
 mod snapshot;
 mod source;
+mod source_traits;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -58,6 +58,7 @@ pub(crate) use self::{
     read_at::ReadAt,
     sealed_copy::{Restored, read_copy},
     source::{PairSource, SourceReading, read_local},
+    source_traits::SourceId,
     tracked_pair::just_after,
     vault::{read_credential, read_vault_token},
 };
@@ -121,7 +122,7 @@ impl Keys {
         observer: Observer,
     ) -> Result<(Arc<Self>, Keeper), SourceError> {
         let source = Arc::new(PairSource::open(&account.keys, &account.name, vault)?);
-        let mut life = KeyLifecycle::new(&account.name, source.as_str(), source.ages(), account.rotation.clone());
+        let mut life = KeyLifecycle::new(&account.name, source.traits(), account.rotation.clone());
         life.await_first(Instant::now());
         let (commands, inbox) = mpsc::channel(INBOX);
         let live = ArcSwap::from_pointee(life.snapshot());
@@ -234,16 +235,6 @@ impl Keys {
             std::thread::sleep(QUEUE_PAUSE);
         }
         SentSettings(Some(taken))
-    }
-
-    /// Whether the pair in use or the candidate was returned by an earlier source, and not by the present one.
-    pub(crate) fn are_of_earlier_source(&self) -> bool {
-        self.live.load().is_of_earlier_source
-    }
-
-    /// Whether the pair is one of these, and not of an account of the same name before or after.
-    pub(crate) fn has_read(&self, pair: &Lease) -> bool {
-        pair.is_of(&self.shared)
     }
 
     /// The secrets of the account's pairs, in use or not.

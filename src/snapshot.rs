@@ -19,7 +19,7 @@ use crate::{
     catalog::{Catalog, Operation},
     config::{Api, Class, LimitsConfig, MessagesConfig},
     fetched::SharedFetch,
-    keys::{Keys, Vault},
+    keys::{Keys, SourceId, Vault},
     memory::{Memory, MemoryShares},
     orders::Orders,
     record::Recorder,
@@ -81,6 +81,8 @@ pub struct Account {
     /// Of these three.
     pub address: Arc<AddressState>,
     pub keys: Arc<Keys>,
+    /// Where its pairs are read.
+    pub(crate) source: SourceId,
     pub budget: Arc<Budget>,
     /// Stored responses that are to be fetched again.
     pub refreshes: Arc<RefreshQueue>,

@@ -15,7 +15,7 @@ use crate::{
     catalog::{Catalog, Service},
     config::{self, Config, Endpoint, KeySource},
     connector::Connector,
-    keys::{Keeper, KeySettings, Keys, Observer, PairSource, Vault, VaultError},
+    keys::{Keeper, KeySettings, Keys, Observer, PairSource, SourceId, Vault, VaultError},
     memory::{Memory, MemoryShares},
     record::{LiveSecrets, Masker, Names, Recorder},
     snapshot::{Account, AddressState, Snapshot},
@@ -233,6 +233,13 @@ struct Vaults<'a> {
     before: Option<&'a Arc<Vault>>,
 }
 
+/// An account's keys, and what a reload changes of them.
+struct AccountKeys {
+    keys: Arc<Keys>,
+    source: SourceId,
+    change: KeyChange,
+}
+
 /// What a reload changes of an account's keys.
 enum KeyChange {
     None,
@@ -245,14 +252,14 @@ impl AccountBuilder<'_> {
     fn build(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Account>, KeyChange), StartError> {
         let settings = self.settings;
         let AccountRoutes { base, v1, v2 } = self.routes(previous)?;
-        let (keys, change) = self.keys(previous)?;
+        let AccountKeys { keys, source, change } = self.keys(previous)?;
         let budget = self.counts.budget(settings);
         let address = match previous {
             Some(PreviousAccount { account, settings: old }) if is_same_address(old, settings) => {
                 account.address.clone()
             }
-            Some(PreviousAccount { account, .. }) => Arc::new(account.address.elsewhere(settings)),
-            None => Arc::new(AddressState::new(settings)),
+            Some(PreviousAccount { account, .. }) => Arc::new(account.address.elsewhere(settings, source)),
+            None => Arc::new(AddressState::new(settings, source)),
         };
         let account = Account {
             name: settings.name.clone(),
@@ -262,6 +269,7 @@ impl AccountBuilder<'_> {
             v2,
             address,
             keys,
+            source,
             budget,
             refreshes: previous.map_or_else(Arc::default, |previous| previous.account.refreshes.clone()),
             messages: settings.messages.clone(),
@@ -271,9 +279,10 @@ impl AccountBuilder<'_> {
         Ok((Arc::new(account), change))
     }
 
-    /// The account's keys, with what has changed. They are new only if the address is another, and the source is too or has
-    /// not returned the pair in use: a pair is never sent to an address that it was not configured for.
-    fn keys(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Keys>, KeyChange), StartError> {
+    /// The account's keys, with what has changed. They are new only if address and source are others: a pair is never sent to
+    /// an address that it was not configured for. Which pairs are in use does not matter: that may change before the reload
+    /// takes effect.
+    fn keys(&self, previous: Option<PreviousAccount<'_>>) -> Result<AccountKeys, StartError> {
         let AccountBuilder { settings, vaults, live, .. } = *self;
         let name = &settings.name;
         let unusable = |source| StartError::Keys { account: name.clone(), source };
@@ -281,26 +290,26 @@ impl AccountBuilder<'_> {
             && !vaults.now.zip(vaults.before).is_some_and(|(now, before)| Arc::ptr_eq(now, before));
         let other_source = |old: &config::AccountConfig| old.keys != settings.keys || other_vault;
         let moved = |old: &config::AccountConfig| !is_same_address(old, settings);
-        let begins_anew = |PreviousAccount { account, settings: old }: &PreviousAccount<'_>| {
-            moved(old) && (other_source(old) || account.keys.are_of_earlier_source())
-        };
+        let begins_anew = |PreviousAccount { settings: old, .. }: &PreviousAccount<'_>| moved(old) && other_source(old);
         let Some(PreviousAccount { account, settings: old }) = previous.filter(|previous| !begins_anew(previous))
         else {
             let opened = Keys::open(settings, vaults.now, live.revoked.clone(), observer(name.clone(), live));
             let (keys, keeper) = opened.map_err(unusable)?;
-            return Ok((keys, KeyChange::Opened(Box::new(keeper))));
+            let source = keeper.source.id();
+            return Ok(AccountKeys { keys, source, change: KeyChange::Opened(Box::new(keeper)) });
         };
         let source = if other_source(old) {
             Some(Arc::new(PairSource::open(&settings.keys, name, vaults.now).map_err(unusable)?))
         } else {
             None
         };
-        let moved = moved(old);
+        let source_id = source.as_ref().map_or(account.source, |source| source.id());
+        let moved = moved(old).then_some(source_id);
         let change = match source {
-            None if old.rotation == settings.rotation && !moved => KeyChange::None,
+            None if old.rotation == settings.rotation && moved.is_none() => KeyChange::None,
             source => KeyChange::Settings(KeySettings { source, rotation: settings.rotation.clone(), moved }),
         };
-        Ok((account.keys.clone(), change))
+        Ok(AccountKeys { keys: account.keys.clone(), source: source_id, change })
     }
 
     /// The routes to the account's three addresses; those to the same host share their connections.

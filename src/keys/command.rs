@@ -11,6 +11,7 @@ use super::{
     lease::Lease,
     lifecycle::{RefusedRequest, TriedPair},
     source::PairSource,
+    source_traits::SourceId,
     tracked_pair::Verdict,
     version::PairVersion,
 };
@@ -69,8 +70,8 @@ pub(crate) struct KeySettings {
     /// Another source; `None`: the present one stays.
     pub(crate) source: Option<Arc<PairSource>>,
     pub(crate) rotation: RotationConfig,
-    /// The account is called at another address.
-    pub(crate) moved: bool,
+    /// The account is called at another address; with its source then, whose pairs and those of later ones may be sent there.
+    pub(crate) moved: Option<SourceId>,
 }
 
 /// What to do with a request that was answered 401.

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::{account_pairs::AccountPairs, pair::LoadedPair, version::PairVersion};
+use super::{pair::LoadedPair, source_traits::SourceId, version::PairVersion};
 
 /// A pair that a request may be signed with.
 #[derive(Clone)]
@@ -69,8 +69,9 @@ impl Lease {
         self.pair.is_revoked()
     }
 
-    pub(super) fn is_of(&self, pairs: &Arc<AccountPairs>) -> bool {
-        self.pair.is_of(pairs)
+    /// The latest source that has returned the pair.
+    pub(crate) fn source(&self) -> SourceId {
+        self.pair.source()
     }
 
     /// Whether the pair was read before `instant`.

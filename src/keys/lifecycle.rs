@@ -21,7 +21,7 @@ mod view;
 mod waiting;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -39,6 +39,7 @@ use super::{
     account_pairs::AccountPairs,
     pair::LoadedPair,
     read_at::ReadAt,
+    source_traits::{SourceId, SourceTraits},
     status::{Event, KeyEvent, SourceStatus, Verification},
     tracked_pair::{DatedVerdict, TrackedPair, Verdict},
     version::PairVersion,
@@ -68,8 +69,7 @@ pub(crate) struct KeyLifecycle {
     seen: Option<Arc<LoadedPair>>,
     retired: VecDeque<PairVersion>,
     source: SourceStatus,
-    /// The pairs that an earlier source returned, and the present one has not.
-    earlier: BTreeSet<PairVersion>,
+    source_id: SourceId,
     /// When the source was last read successfully.
     read_at: Option<Instant>,
     /// When the last reading that came to an end began, successful or not.
@@ -104,7 +104,8 @@ struct Confirmation {
 }
 
 impl KeyLifecycle {
-    pub(crate) fn new(account: &str, kind: &'static str, ages: bool, rotation: RotationConfig) -> Self {
+    pub(crate) fn new(account: &str, source: SourceTraits, rotation: RotationConfig) -> Self {
+        let SourceTraits { id: source_id, kind, ages } = source;
         Self {
             shared: AccountPairs::of(account),
             rotation,
@@ -115,7 +116,7 @@ impl KeyLifecycle {
             seen: None,
             retired: VecDeque::new(),
             source: SourceStatus { kind, up: false, last_success: None, version: None, fault: None, incomplete: false },
-            earlier: BTreeSet::new(),
+            source_id,
             read_at: None,
             reading_began: None,
             canaries: BTreeMap::new(),
@@ -282,12 +283,10 @@ impl KeyLifecycle {
     }
 
     /// The account is called at another address since `left`: what is known of its pairs does not hold there. They stay in
-    /// use, but not a previous one that only an earlier source has returned: it was not configured for it. (With another such
-    /// pair, the account begins anew.) Nothing more is found out about requests that were refused before.
-    pub(crate) fn moved(&mut self, left: Instant, now: Instant) {
-        if let Some(previous) = self.previous.take_if(|previous| self.earlier.contains(&previous.slot.version())) {
-            self.retire(previous.slot.version());
-        }
+    /// use, but not those that only sources before `source` have returned: they were not configured for it. Nothing more is
+    /// found out about requests that were refused before. Returns whether the source must be read for the pair that it has.
+    pub(crate) fn moved(&mut self, left: Instant, source: SourceId, now: Instant) -> bool {
+        let must_read = self.give_up_before(source, now);
         self.canaries.clear();
         self.caused.clear();
         (self.left, self.confirm) = (Some(left), None);
@@ -298,6 +297,24 @@ impl KeyLifecycle {
             (previous.slot.due, previous.since) = (None, None);
         }
         self.update_lock(now);
+        must_read
+    }
+
+    /// Gives up the pairs that only sources before `source` have returned, whatever they are used for. Returns whether
+    /// the source must be read again.
+    fn give_up_before(&mut self, source: SourceId, now: Instant) -> bool {
+        let is_before = |slot: &TrackedPair| slot.held.source() < source;
+        let previous = self.previous.take_if(|previous| is_before(&previous.slot)).map(|previous| previous.slot);
+        let current = self.current.take_if(|slot| is_before(slot));
+        let none_in_use = current.is_some();
+        let given_up = [current, previous, self.candidate.take_if(|slot| is_before(slot))];
+        given_up.into_iter().flatten().for_each(|slot| self.retire(slot.version()));
+        if none_in_use {
+            // As at the start, requests wait a moment for the one that the source has.
+            self.await_first(now);
+        }
+        // It may have the same one: then only the next reading shows that.
+        self.seen.take_if(|seen| seen.source() < source).is_some()
     }
 
     /// The rotation task is restarted after a panic: the canaries that ran are gone.

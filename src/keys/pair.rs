@@ -18,6 +18,7 @@ use super::{
     leak::SecretForms,
     read_at::ReadAt,
     secret::{Secret, sensitive_header},
+    source_traits::{LatestSource, SourceId},
     version::PairVersion,
 };
 
@@ -170,13 +171,15 @@ pub(crate) struct LoadedPair {
     pub(crate) pair: KeyPair,
     pub(crate) loaded_at: Timestamp,
     accepted: LastAccepted,
+    source: LatestSource,
     /// What all pairs of the account share.
     shared: Arc<AccountPairs>,
 }
 
 impl LoadedPair {
-    pub(crate) fn new(pair: KeyPair, read: ReadAt, shared: Arc<AccountPairs>) -> Self {
-        Self { pair, loaded_at: read.wall, accepted: LastAccepted::new(read.instant), shared }
+    pub(crate) fn new(pair: KeyPair, read: ReadAt, source: SourceId, shared: Arc<AccountPairs>) -> Self {
+        let (accepted, source) = (LastAccepted::new(read.instant), LatestSource::new(source));
+        Self { pair, loaded_at: read.wall, accepted, source, shared }
     }
 
     /// Name of the account.
@@ -194,8 +197,14 @@ impl LoadedPair {
         self.accepted.get()
     }
 
-    pub(super) fn is_of(&self, pairs: &Arc<AccountPairs>) -> bool {
-        Arc::ptr_eq(&self.shared, pairs)
+    /// Notes that a source has returned it too.
+    pub(super) fn note_source(&self, source: SourceId) {
+        self.source.note(source);
+    }
+
+    /// The latest source that has returned it.
+    pub(super) fn source(&self) -> SourceId {
+        self.source.get()
     }
 
     pub(super) fn was_read_before(&self, instant: Instant) -> bool {

@@ -26,8 +26,6 @@ pub(crate) struct KeySnapshot {
     pub(crate) pairs: Vec<PairStatus>,
     pub(crate) revoked: Vec<PairVersion>,
     pub(crate) source: SourceStatus,
-    /// Whether the pair in use or the candidate was returned by an earlier source, and not by the present one.
-    pub(crate) is_of_earlier_source: bool,
     pub(crate) content: SourceContent,
     /// When the rotation task was last restarted after a panic.
     pub(crate) restarted: Option<Timestamp>,

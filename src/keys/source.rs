@@ -13,6 +13,7 @@ use super::{
     file::{self, KeyFile},
     pair::{KeyPair, LoadedPair, RawPair},
     sealed_copy::{Restored, SealedCopy},
+    source_traits::{SourceId, SourceTraits},
     vault::{KvSecret, Vault},
     version::PairVersion,
 };
@@ -33,6 +34,7 @@ pub(crate) enum PairSource {
 /// A source on this machine.
 #[derive(Debug)]
 pub(crate) struct LocalSource {
+    id: SourceId,
     kind: LocalKind,
     watch: FolderWatch,
 }
@@ -40,6 +42,7 @@ pub(crate) struct LocalSource {
 /// A secret of a vault, and how often it is read.
 #[derive(Debug)]
 pub(crate) struct VaultSource {
+    id: SourceId,
     secret: KvSecret,
     poll: Duration,
     copy: Option<Arc<SealedCopy>>,
@@ -71,7 +74,8 @@ impl PairSource {
             let vault = vault.ok_or(SourceError::NoVault)?.clone();
             let poll = vault.settings().poll;
             let copy = SealedCopy::of(source, account, &vault.settings().address).map(Arc::new);
-            return Ok(Self::Vault(Box::new(VaultSource { secret: KvSecret::new(vault, mount, path), poll, copy })));
+            let (id, secret) = (SourceId::next(), KvSecret::new(vault, mount, path));
+            return Ok(Self::Vault(Box::new(VaultSource { id, secret, poll, copy })));
         }
         LocalSource::open(source, account).map(|local| Self::Local(Arc::new(local)))
     }
@@ -151,9 +155,16 @@ impl PairSource {
         }
     }
 
-    /// Whether its pair can become too old: not if it is read only once.
-    pub(crate) fn ages(&self) -> bool {
-        self.poll().is_some()
+    pub(crate) fn id(&self) -> SourceId {
+        match self {
+            Self::Local(local) => local.id,
+            Self::Vault(there) => there.id,
+        }
+    }
+
+    /// Its pair does not become too old if it is read only once.
+    pub(crate) fn traits(&self) -> SourceTraits {
+        SourceTraits { id: self.id(), kind: self.as_str(), ages: self.poll().is_some() }
     }
 }
 
@@ -182,7 +193,7 @@ impl LocalSource {
             }
             KeySource::Vault { .. } => return Err(SourceError::NoVault),
         };
-        Ok(Self { kind, watch })
+        Ok(Self { id: SourceId::next(), kind, watch })
     }
 
     pub(super) fn read(&self) -> Result<RawPair, SourceError> {

@@ -26,7 +26,7 @@ fn pair(access: &str, secret: &str) -> Result<KeyPair, PairError> {
 
 fn lease(access: &str, secret: &str) -> Lease {
     let pair = pair(access, secret).unwrap();
-    Lease::new(Arc::new(LoadedPair::new(pair, ReadAt::now(), AccountPairs::of("main"))))
+    Lease::new(Arc::new(LoadedPair::new(pair, ReadAt::now(), SourceId::next(), AccountPairs::of("main"))))
 }
 
 fn write(path: &Path, text: &str) {
@@ -262,7 +262,7 @@ mod files {
         write(&path, "[main]\naccess_key = \"a\"\nsecret_key = \"b\"\n");
         let source = file_source(&path);
         let pair = pair_in(&source).unwrap();
-        let held = LoadedPair::new(pair, ReadAt::now(), AccountPairs::of("main"));
+        let held = LoadedPair::new(pair, ReadAt::now(), SourceId::next(), AccountPairs::of("main"));
         assert!(checked(source.read().unwrap(), Some(&held)).unwrap().pair.is_none());
     }
 

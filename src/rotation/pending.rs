@@ -1,10 +1,8 @@
 //! What operators and jobs wait for. Dropping one of them closes its reply channel.
 
-use std::sync::Arc;
-
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::keys::{PairSource, PairVersion, Restored, Rotated, SourceError, SourceReading, Verdict};
+use crate::keys::{PairVersion, Restored, Rotated, SourceError, SourceReading, Verdict};
 
 /// Result of a background job of the rotation task.
 pub(super) enum JobResult {
@@ -14,8 +12,6 @@ pub(super) enum JobResult {
 }
 
 pub(super) struct FinishedReading {
-    /// The source that was read.
-    pub(super) source: Arc<PairSource>,
     pub(super) began: Instant,
     pub(super) result: Result<SourceReading, SourceError>,
     /// The content of the encrypted copy, if the source was never read.

@@ -183,7 +183,7 @@ where
             let first = seen.is_none();
             let result = source.read(seen, by_operator).await;
             let copy = if first && result.is_err() { source.restore().await } else { None };
-            JobResult::Read(Box::new(FinishedReading { source, began, result, copy }))
+            JobResult::Read(Box::new(FinishedReading { began, result, copy }))
         });
         self.reading = Some(job.id());
     }
@@ -221,26 +221,39 @@ where
     fn reconfigure(&mut self, settings: KeySettings, since: Instant, now: Instant) {
         let KeySettings { source, rotation, moved } = settings;
         self.keeper.life.reconfigure(rotation, now);
-        if moved {
+        if let Some(first) = moved {
             // Their verdicts are those of the address before.
             self.canaries.drain().for_each(|(_, canary)| canary.job.abort());
-            self.keeper.life.moved(since, now);
+            if self.keeper.life.moved(since, first, now) {
+                self.restart_readings(now);
+            }
         }
         if let Some(source) = source {
-            self.keeper.life.change_source(source.as_str(), source.ages());
+            self.keeper.life.change_source(source.traits());
             self.keeper.source = source;
-            self.readings.restart(now);
+            self.restart_readings(now);
             self.copying = CopySchedule::default();
         }
         self.publish();
+    }
+
+    /// The reading that is running no longer counts, and the source is read now.
+    fn restart_readings(&mut self, now: Instant) {
+        self.reading = None;
+        self.readings.restart(now);
     }
 
     fn done(&mut self, done: Result<(Id, JobResult), JoinError>) {
         let now = Instant::now();
         let done = match done {
             Ok((id, done)) => {
-                let aborted = self.canaries.remove(&id).is_none() && matches!(done, JobResult::Verdict(..));
-                if aborted {
+                let is_canary = self.canaries.remove(&id).is_some();
+                let counts = match &done {
+                    JobResult::Verdict(..) => is_canary,
+                    JobResult::Read(_) => self.reading == Some(id),
+                    JobResult::Copied(_) => true,
+                };
+                if !counts {
                     return;
                 }
                 done
@@ -265,18 +278,13 @@ where
     /// A job that is no canary has panicked.
     fn interrupted(&mut self, job: Id, now: Instant) {
         if self.reading == Some(job) {
-            let (source, began) = (self.keeper.source.clone(), now);
             let result = Err(SourceError::Interrupted);
-            self.was_read(FinishedReading { source, began, result, copy: None }, now);
+            self.was_read(FinishedReading { began: now, result, copy: None }, now);
         }
     }
 
     fn was_read(&mut self, reading: FinishedReading, now: Instant) {
-        let FinishedReading { source, began, result, copy } = reading;
-        if !Arc::ptr_eq(&source, &self.keeper.source) {
-            // There is another source since.
-            return;
-        }
+        let FinishedReading { began, result, copy } = reading;
         let read_at = ReadAt { instant: now, wall: Timestamp::now() };
         if let Some(copy) = copy {
             self.keeper.life.restore(copy, read_at);

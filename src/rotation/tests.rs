@@ -11,7 +11,7 @@ use crate::{
     deadline::Deadline,
     keys::{
         Event, KeySettings, Keys, KnownRevocations, NoKey, PairSource, PairVersion, RefusedRequest, Remedy,
-        RequestOrigin, Role, Rotated, SourceContent, TriedPair, Verification,
+        RequestOrigin, Role, Rotated, SourceContent, SourceId, TriedPair, Verification,
     },
 };
 
@@ -30,6 +30,8 @@ struct World {
     folder: tempfile::TempDir,
     fastrac: Arc<Fastrac>,
     revoked: Arc<Known>,
+    /// The last one.
+    source: Mutex<SourceId>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -80,6 +82,7 @@ impl World {
         .unwrap();
         // Notifications of file changes arrive in real time, not on the paused clock.
         keeper.watched = false;
+        let source = Mutex::new(keeper.source.id());
         let asked = fastrac.clone();
         let task = tokio::spawn(keep(keeper, move |lease| {
             let (fastrac, number) = (asked.clone(), number(&lease));
@@ -93,7 +96,7 @@ impl World {
                 verdict.unwrap_or(Verdict::Undecided)
             }
         }));
-        let world = Self { keys, folder, fastrac, revoked, task };
+        let world = Self { keys, folder, fastrac, revoked, source, task };
         world.pass(100).await;
         world
     }
@@ -919,7 +922,10 @@ async fn reload(world: &World, source: Option<&std::path::Path>, overlap: u64) {
 async fn reload_to(world: &World, source: Option<&std::path::Path>, overlap: u64, moved: Option<Instant>) {
     let changed = account(source.unwrap_or(world.folder.path()), |r| r.overlap = Duration::from_secs(overlap));
     let source = source.map(|_| Arc::new(PairSource::open(&changed.keys, "main", None).unwrap()));
-    let settings = KeySettings { source, rotation: changed.rotation, moved: moved.is_some() };
+    if let Some(source) = &source {
+        *world.source.lock() = source.id();
+    }
+    let settings = KeySettings { source, rotation: changed.rotation, moved: moved.map(|_| *world.source.lock()) };
     let (keys, since) = (world.keys.clone(), moved.unwrap_or_else(Instant::now));
     let taken = tokio::task::spawn_blocking(move || {
         keys.reconfigure(settings, since, Duration::from_secs(5)).are_in_force(Duration::from_secs(5))
@@ -962,6 +968,23 @@ async fn a_reload_with_another_address_ends_the_wait_of_refused_requests() {
     world.pass(50).await;
     assert!(!waiting.is_finished());
     assert!(matches!(waiting.await.unwrap(), Remedy::Own));
+}
+
+/// The source has no pair yet when the account moves, and then the one that an earlier source had.
+#[tokio::test(start_paused = true)]
+async fn a_pair_of_an_earlier_source_is_used_at_another_address_once_the_present_one_returns_it() {
+    let world = World::new().await;
+    let other = tempfile::tempdir().unwrap();
+    reload(&world, Some(other.path()), 600).await;
+    world.pass(2_000).await;
+    assert_eq!(world.in_use(), 1);
+    reload_to(&world, None, 600, Some(Instant::now())).await;
+    assert_eq!(world.keys.lease().unwrap_err(), NoKey::None);
+    world.pass(5_000).await;
+    assert_eq!(world.keys.lease().unwrap_err(), NoKey::None);
+    put(other.path(), 1);
+    world.pass(2_000).await;
+    assert_eq!(world.in_use(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use super::Account;
 use crate::{
     admission::{BudgetRequest, LimitResponse},
     config::AccountConfig,
-    keys::{Lease, NoKey, PairVersion, RefusedRequest, Remedy, TriedPair},
+    keys::{Lease, NoKey, PairVersion, RefusedRequest, Remedy, SourceId, TriedPair},
     upstream::{Breakers, RetryBudget},
 };
 
@@ -26,6 +26,8 @@ use crate::{
 pub struct AddressState {
     pub breakers: Breakers,
     pub retries: Arc<RetryBudget>,
+    /// The account's key source when it began to be called at these addresses.
+    source: SourceId,
     /// When the account began to be called elsewhere, or nowhere.
     left: OnceLock<Instant>,
     /// Held while the account is told what these addresses say, so that nothing is being told once they are left.
@@ -33,18 +35,18 @@ pub struct AddressState {
 }
 
 impl AddressState {
-    pub(crate) fn new(account: &AccountConfig) -> Self {
-        AddressState::with(Breakers::new(&account.name, &account.breaker), account)
+    pub(crate) fn new(account: &AccountConfig, source: SourceId) -> Self {
+        AddressState::with(Breakers::new(&account.name, &account.breaker), account, source)
     }
 
     /// That of the account's next addresses.
-    pub(crate) fn elsewhere(&self, account: &AccountConfig) -> Self {
-        AddressState::with(self.breakers.elsewhere(&account.breaker), account)
+    pub(crate) fn elsewhere(&self, account: &AccountConfig, source: SourceId) -> Self {
+        AddressState::with(self.breakers.elsewhere(&account.breaker), account, source)
     }
 
-    fn with(breakers: Breakers, account: &AccountConfig) -> Self {
+    fn with(breakers: Breakers, account: &AccountConfig, source: SourceId) -> Self {
         let retries = Arc::new(RetryBudget::new(account.retries));
-        AddressState { breakers, retries, left: OnceLock::new(), telling: Mutex::new(()) }
+        AddressState { breakers, retries, source, left: OnceLock::new(), telling: Mutex::new(()) }
     }
 
     /// Whether the account is not called at these addresses any more.
@@ -71,14 +73,15 @@ impl Account {
         self.address.leave();
     }
 
-    /// Whether the pair may be sent to these addresses: not if it was read for those that the account has now, nor if it
-    /// was configured for earlier ones. (The canary of such a pair may be late.)
+    /// Whether the pair may be sent to these addresses: not if it was read for those that the account has now, nor if only
+    /// sources before theirs have returned it. (The rotation task may not know of the reload yet, which gives up such a
+    /// pair, or its canary may be late.)
     ///
     /// # Errors
     /// [`NoKey::Moved`].
     pub(crate) fn check_pair(&self, pair: &Lease) -> Result<(), NoKey> {
         let is_early = || self.address.left.get().is_none_or(|left| pair.was_read_before(*left));
-        (self.keys.has_read(pair) && is_early()).then_some(()).ok_or(NoKey::Moved)
+        (pair.source() >= self.address.source && is_early()).then_some(()).ok_or(NoKey::Moved)
     }
 
     /// Fastrac has refused a request because there were too many. Returns how long the same request has to wait.

@@ -68,7 +68,7 @@ mod tests {
         body::BufferedRequest,
         catalog::Operation,
         config::Class,
-        keys::{AccountPairs, KeyPair, LoadedPair, ReadAt, Secret},
+        keys::{AccountPairs, KeyPair, LoadedPair, ReadAt, Secret, SourceId},
         record::Metrics,
         upstream::{connect::Dialer, rewrite},
     };
@@ -85,7 +85,7 @@ mod tests {
 
     fn lease(access: &str, secret: &str) -> Lease {
         let pair = KeyPair::new(Secret::new(access.to_owned()), Secret::new(secret.to_owned())).unwrap();
-        Lease::new(Arc::new(LoadedPair::new(pair, ReadAt::now(), AccountPairs::of("main"))))
+        Lease::new(Arc::new(LoadedPair::new(pair, ReadAt::now(), SourceId::next(), AccountPairs::of("main"))))
     }
 
     fn route() -> Route {

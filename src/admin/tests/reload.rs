@@ -137,6 +137,27 @@ async fn nor_if_the_source_was_changed_before_the_address() {
     assert_eq!(account().check_pair(&pair), Err(NoKey::Moved));
 }
 
+/// It may come back into use before the rotation task knows of the new address.
+#[tokio::test]
+async fn nor_if_the_pair_of_the_present_source_was_in_use() {
+    let stage = TestAdmin::usual().await;
+    let account = || stage.gateway.current.load().accounts[0].clone();
+    let pair = account().keys.lease().unwrap();
+    let other = stage.file.with_file_name("other.toml");
+    fs::write(&other, "[main]\naccess_key = \"other-access\"\nsecret_key = \"other-secret-0123456789\"\n").unwrap();
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
+    for port in [9, 8] {
+        let text =
+            configuration(&with_token()).replace(":9\"", &format!(":{port}\"")).replace("keys.toml", "other.toml");
+        fs::write(&stage.file, text).unwrap();
+        assert_eq!(stage.post("/reload", "").await.status, 200);
+        let rotated = stage.post("/keys/rotate", "").await;
+        assert_eq!(rotated.status, 200, "{rotated:?}");
+        assert_ne!(account().keys.lease().unwrap().version(), pair.version(), "at port {port}");
+    }
+    assert_eq!(account().check_pair(&pair), Err(NoKey::Moved));
+}
+
 /// A request of the earlier address may still wait for its turn: it has the keys of before.
 #[tokio::test]
 async fn a_version_is_revoked_for_requests_that_began_before_the_account_began_anew_too() {

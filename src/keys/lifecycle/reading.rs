@@ -10,6 +10,7 @@ use crate::keys::{
     pair::{KeyPair, LoadedPair},
     read_at::ReadAt,
     sealed_copy::Restored,
+    source_traits::SourceTraits,
     status::{KeyEvent, SourceStatus},
     tracked_pair::TrackedPair,
     version::PairVersion,
@@ -36,8 +37,10 @@ impl KeyLifecycle {
         if let Some(pair) = new {
             self.meet(pair, now);
         }
-        if let Some(held) = &self.seen {
-            self.earlier.remove(&held.version());
+        if let Some(held) = self.seen.clone() {
+            held.note_source(self.source_id);
+            let same = self.slots().filter(|slot| slot.version() == held.version());
+            same.for_each(|slot| slot.held.note_source(held.source()));
         }
         self.reading_ended(began);
     }
@@ -79,7 +82,7 @@ impl KeyLifecycle {
     /// Handles a pair that the source returned for the first time.
     fn meet(&mut self, pair: KeyPair, read: ReadAt) {
         let now = read.instant;
-        let held = Arc::new(LoadedPair::new(pair, read, self.shared.clone()));
+        let held = Arc::new(LoadedPair::new(pair, read, self.source_id, self.shared.clone()));
         let version = held.version();
         self.seen = Some(held.clone());
         let known = |slot: &Option<TrackedPair>| slot.as_ref().is_some_and(|slot| slot.version() == version);
@@ -100,9 +103,9 @@ impl KeyLifecycle {
     }
 
     /// Another source: only readings of it decide from now on.
-    pub(crate) fn change_source(&mut self, kind: &'static str, ages: bool) {
-        self.ages = ages;
-        self.earlier = self.slots().map(|slot| slot.version()).collect();
+    pub(crate) fn change_source(&mut self, source: SourceTraits) {
+        let SourceTraits { id, kind, ages } = source;
+        (self.source_id, self.ages) = (id, ages);
         self.source = SourceStatus { kind, version: None, fault: None, incomplete: false, ..self.source.clone() };
         self.reading_began = None;
     }

@@ -20,7 +20,6 @@ impl KeyLifecycle {
     pub(crate) fn snapshot(&self) -> KeySnapshot {
         let previous = self.previous.as_ref().map(|previous| previous.slot.status(Role::Previous));
         let current = self.current.as_ref();
-        let slots = [current, self.candidate.as_ref()];
         let pairs = current.map(|slot| slot.status(Role::Current)).into_iter().chain(previous);
         KeySnapshot {
             refused: self.locked_out,
@@ -31,7 +30,6 @@ impl KeyLifecycle {
             pairs: pairs.chain(self.candidate.as_ref().map(|slot| slot.status(Role::Candidate))).collect(),
             revoked: self.shared.revoked.to_vec(),
             source: self.source.clone(),
-            is_of_earlier_source: slots.into_iter().flatten().any(|slot| self.earlier.contains(&slot.version())),
             content: self.content(),
             restarted: self.restarted,
         }
@@ -57,7 +55,7 @@ impl KeyLifecycle {
     /// The pair in use, for its encrypted copy, and when its source was last read. Not one of an earlier source: the next
     /// start would use it as one of the present source.
     pub(crate) fn worth_copying(&self) -> Option<(Arc<LoadedPair>, Instant, Timestamp)> {
-        let is_of_source = |slot: &&TrackedPair| !self.earlier.contains(&slot.version());
+        let is_of_source = |slot: &&TrackedPair| slot.held.source() == self.source_id;
         let slot = self.current.as_ref().filter(|slot| slot.serves() && self.source.up).filter(is_of_source)?;
         Some((slot.held.clone(), self.read_at?, self.source.last_success?))
     }

@@ -168,6 +168,8 @@ pub trait CallerConnection: Send + Sync {
     fn was_reset(&self) -> bool;
     /// Whether something that it has sent, or its end, waits to be read.
     fn has_unread(&self) -> bool;
+    /// Whether its machine has not acknowledged everything that was written to it.
+    fn has_unacknowledged(&self) -> bool;
 }
 
 /// A caller's connection as another request sees it, in any thread.
@@ -187,6 +189,11 @@ impl CallerLink {
     /// Whether the caller has reset the connection. Not once it has ended: then it has been decided.
     pub(crate) fn was_reset(&self) -> bool {
         self.0.upgrade().is_some_and(|connection| connection.was_reset())
+    }
+
+    /// Whether the caller's machine has not acknowledged everything that was written to it: it has not been read, then.
+    pub(crate) fn has_unacknowledged(&self) -> bool {
+        self.0.upgrade().is_some_and(|connection| connection.has_unacknowledged())
     }
 
     /// Whether both are the same connection.

@@ -20,6 +20,7 @@ pub mod listener;
 mod receipts;
 mod request_body;
 pub mod runtime;
+mod send_queue;
 mod shared_io;
 mod streams;
 pub mod tls;

@@ -18,7 +18,7 @@ use rustix::{
 use tokio::net::TcpStream;
 use tokio_rustls::{rustls::ServerConnection, server::TlsStream};
 
-use super::tls::TlsSocket;
+use super::{send_queue, tls::TlsSocket};
 
 /// A client's connection.
 pub trait ClientSocket {
@@ -34,6 +34,9 @@ pub trait ClientSocket {
 
     /// Whether there is something to read, or the end.
     fn has_unread(&self) -> bool;
+
+    /// Whether the client's machine has not acknowledged everything that was written. Asks the kernel.
+    fn has_unacknowledged(&self) -> bool;
 
     /// Writes although the reactor does not call the socket writable, which it is only once a third of its buffer is
     /// free: first what TLS holds, then of `bytes`. `None`: the client has taken nothing; otherwise, how many of `bytes`
@@ -55,6 +58,10 @@ impl ClientSocket for TcpStream {
 
     fn has_unread(&self) -> bool {
         is(self, PollFlags::IN)
+    }
+
+    fn has_unacknowledged(&self) -> bool {
+        send_queue::has_unacknowledged(self)
     }
 
     fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
@@ -88,6 +95,10 @@ impl ClientSocket for Box<TlsStream<TlsSocket>> {
         let (socket, session) = self.get_ref();
         // Or it was decrypted and is not read.
         socket.tcp().has_unread() || !session.wants_read()
+    }
+
+    fn has_unacknowledged(&self) -> bool {
+        self.get_ref().0.tcp().has_unacknowledged()
     }
 
     fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
@@ -127,6 +138,10 @@ impl<S: InMemory> ClientSocket for S {
     }
 
     fn has_unread(&self) -> bool {
+        false
+    }
+
+    fn has_unacknowledged(&self) -> bool {
         false
     }
 

@@ -206,7 +206,7 @@ where
             activity.receipts.decide(|| true);
         }
     }
-    activity.receipts.decide(|| shared_io.was_reset());
+    activity.receipts.decide(|| shared_io.was_reset() || shared_io.has_unacknowledged());
 }
 
 /// Tells a client that there is no memory for the rest of its request's head.

@@ -465,9 +465,11 @@ impl<S: ClientSocket> DeadlineIo<S> {
         }
         if self.io.was_reset() {
             receipts.decide(|| true);
-        } else if !self.activity.speaks_http2() {
-            // Over HTTP/2, it depends on what came (`frames`).
-            receipts.read_on(|| self.io.has_unread(), || self.io.was_reset());
+        } else if self.activity.speaks_http2() {
+            // Sooner, it depends on what came (`frames`).
+            receipts.decide_late(|| self.io.has_unacknowledged());
+        } else {
+            receipts.read_on(|| self.io.has_unread(), || self.io.has_unacknowledged());
         }
     }
 

@@ -86,7 +86,6 @@ impl<S> FollowedIo<S> {
             let complete = heads.read(bytes);
             self.activity.heads_came(complete, heads.is_in_head());
             let receipts = &self.activity.receipts;
-            receipts.decide_late();
             // A stream that is reset although its response is complete: the client has not read that.
             let resets = std::mem::take(&mut heads.resets);
             if resets.iter().any(|stream| self.answered.contains(stream)) {

@@ -76,18 +76,22 @@ impl Receipts {
         }
     }
 
-    /// The client has sent something, over HTTP/1.1: it has read on, if that came after what was written.
-    pub(super) fn read_on(&self, has_unread: impl FnOnce() -> bool, was_reset: impl FnOnce() -> bool) {
+    /// The client has sent something, over HTTP/1.1: it has read on, if that came after what was written, and if everything
+    /// that was is acknowledged.
+    pub(super) fn read_on(&self, has_unread: impl FnOnce() -> bool, has_unacknowledged: impl FnOnce() -> bool) {
         if !self.written.any() {
             return;
         }
         let mut written = self.written.list.lock();
-        if !written.iter().any(|written| written.has_earlier) {
-            drop(written);
-            return self.decide(was_reset);
+        if written.iter().any(|written| written.has_earlier) {
+            let has_earlier = has_unread();
+            written.iter_mut().for_each(|written| written.has_earlier = has_earlier);
+            return;
         }
-        let has_earlier = has_unread();
-        written.iter_mut().for_each(|written| written.has_earlier = has_earlier);
+        drop(written);
+        if !has_unacknowledged() {
+            self.decide(|| false);
+        }
     }
 
     /// When the last of the responses that are written and not decided is to be; `None`: there are none.
@@ -121,13 +125,14 @@ impl Receipts {
         }
     }
 
-    /// Those that were written long enough ago have reached their caller.
-    pub(super) fn decide_late(&self) {
-        if !self.written.any() {
+    /// Those that were written long enough ago have reached their caller, if everything is acknowledged.
+    pub(super) fn decide_late(&self, has_unacknowledged: impl FnOnce() -> bool) {
+        let now = Instant::now();
+        let is_late = |written: &WrittenReceipt| written.until <= now;
+        if !self.written.any() || !self.written.list.lock().iter().any(is_late) || has_unacknowledged() {
             return;
         }
-        let now = Instant::now();
-        let (late, rest): (Vec<_>, _) = self.written.take().into_iter().partition(|written| written.until <= now);
+        let (late, rest): (Vec<_>, _) = self.written.take().into_iter().partition(is_late);
         rest.into_iter().for_each(|written| self.written.push(written));
         late.into_iter().for_each(|written| written.receipt.reached());
     }

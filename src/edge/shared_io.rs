@@ -66,6 +66,10 @@ impl<S: ClientSocket + Send> CallerConnection for Mutex<RememberingIo<S>> {
     fn has_unread(&self) -> bool {
         self.lock().io.has_unread()
     }
+
+    fn has_unacknowledged(&self) -> bool {
+        self.lock().io.has_unacknowledged()
+    }
 }
 
 impl<S: ClientSocket + Send> ClientSocket for SharedIo<S> {
@@ -81,6 +85,10 @@ impl<S: ClientSocket + Send> ClientSocket for SharedIo<S> {
 
     fn has_unread(&self) -> bool {
         CallerConnection::has_unread(&*self.0)
+    }
+
+    fn has_unacknowledged(&self) -> bool {
+        CallerConnection::has_unacknowledged(&*self.0)
     }
 
     fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {

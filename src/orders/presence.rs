@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -128,6 +129,9 @@ impl OrderUnderWay {
 /// How long an equal order waits in case the caller of the first has already left, or already has its response, and the
 /// gateway is just about to see that.
 const MOMENT: Duration = Duration::from_millis(250);
+/// How often it is looked meanwhile whether an answer has reached the caller's machine: on a connection with other requests, it
+/// may be one of theirs that has not.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// An order that is under way, or whose answer is being given, and whose caller is there.
 #[derive(Debug)]
@@ -152,6 +156,11 @@ impl OccupiedOrder {
         let mut changed = self.changes_within(self.undecided).await;
         if !changed && !self.orders.is_quiet(&self.caller) {
             changed = self.changes_within(MOMENT).await;
+        }
+        // What is on its way after that second reaches a machine that takes nothing, or is gone.
+        let until = Instant::now() + MOMENT;
+        while !changed && self.orders.is_on_its_way(&self.caller) && Instant::now() < until {
+            changed = self.changes_within(LOOK_AGAIN).await;
         }
         let freed = changed || self.orders.decide_caller(self.number, &self.caller);
         let is_unanswered = self.caller.progress == DeliveryProgress::Awaited;

@@ -152,12 +152,18 @@ impl SharedOrders {
             && !caller.connection.as_ref().is_some_and(CallerLink::has_unread)
     }
 
+    /// Whether an answer that was written has not reached the caller's machine.
+    pub(super) fn is_on_its_way(&self, caller: &OrderCaller) -> bool {
+        matches!(caller.progress, DeliveryProgress::Written { .. })
+            && caller.connection.as_ref().is_some_and(CallerLink::has_unacknowledged)
+    }
+
     /// Looks at the connection of an order's caller, because the connection's own task may see late, or not at all, that
     /// the caller has left. Returns whether to look again.
     pub(super) fn check_caller(&self, number: u64, caller: &OrderCaller) -> bool {
         // What it has sent may give the response up: its connection is about to read that.
         let about_to_tell = matches!(caller.progress, DeliveryProgress::Written { .. }) && !self.is_quiet(caller);
-        !about_to_tell && self.decide_caller(number, caller)
+        !about_to_tell && !self.is_on_its_way(caller) && self.decide_caller(number, caller)
     }
 
     /// The same, once its connection has had the time to read what the caller has sent.
@@ -172,7 +178,9 @@ impl SharedOrders {
                 return has_left;
             }
             DeliveryProgress::Begun => return false,
-            DeliveryProgress::Written { .. } if connection.is_some_and(CallerLink::was_reset) => {
+            DeliveryProgress::Written { .. }
+                if connection.is_some_and(|caller| caller.was_reset() || caller.has_unacknowledged()) =>
+            {
                 self.caller_left(number, caller.id);
             }
             DeliveryProgress::Written { .. } => self.reached(number, caller.id),

@@ -171,6 +171,38 @@ fn one_that_closes_with_its_response_unread_gets_it_again() {
     }
 }
 
+/// Its machine takes nothing, or is gone: the response is in the gateway's socket.
+#[test]
+fn one_whose_machine_has_not_taken_the_response_gets_it_again() {
+    let gateway = TestGateway::new();
+    let body = format!(r#"{{"success": true, "message": "", "data": {{"awb": "{}"}}}}"#, "x".repeat(60_000));
+    gateway.sandbox.fault(Fault::on("v2.order_express", Act::answer(200, &body)));
+    let open = |number: usize| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(2048).expect("set");
+        socket.connect(&gateway.data.into()).expect("connected");
+        let mut stream = TcpStream::from(socket);
+        stream.write_all(&order(number).bytes()).expect("sent");
+        stream
+    };
+    let waiting: Vec<_> = (0..3).map(open).collect();
+    let answered = || gateway.metric("requests_total", &[("operation", "v2.order_express"), ("outcome", "ok")]);
+    until("the responses are written", || answered() == 3.0);
+    // Longer than it takes to be taken for one that has reached its caller.
+    thread::sleep(Duration::from_millis(2500));
+    for (number, stream) in waiting.into_iter().enumerate() {
+        // Before it has given up, and after.
+        if number > 0 {
+            drop(stream);
+            repeat(&gateway, number);
+        } else {
+            repeat(&gateway, number);
+            drop(stream);
+        }
+    }
+    assert_eq!(gateway.received().len(), 3);
+}
+
 /// What it sent before the response was written says nothing of whether it has read that.
 #[test]
 fn one_that_has_sent_more_before_its_response_came_has_not_read_it() {

@@ -110,6 +110,10 @@ impl CallerConnection for TestConnection {
         self.left.load(Relaxed)
     }
 
+    fn has_unacknowledged(&self) -> bool {
+        false
+    }
+
     fn was_reset(&self) -> bool {
         self.reset.load(Relaxed)
     }

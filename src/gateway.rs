@@ -53,6 +53,7 @@ use crate::{
 use compile::{CompileContext, Previous, compile};
 pub use counts::Counting;
 use counts::Counts;
+use file::LateReads;
 pub use file::{POLL_INTERVAL, ReloadError};
 use forget::{forget_on_disk, forget_unused, unused_scopes};
 pub use overrides::{NotOverridden, Overrides, SetOverride};
@@ -130,6 +131,7 @@ pub struct Gateway {
     ready: ReadySoFar,
     /// Locked during a reload: one at a time.
     watch: Mutex<FileWatch>,
+    late: Mutex<LateReads>,
     counts: Counts,
     watch_use: UseWatch,
 }
@@ -167,6 +169,7 @@ impl Gateway {
             reloaded_well: AtomicBool::new(true),
             ready: ReadySoFar::default(),
             watch,
+            late: Mutex::default(),
             counts,
             watch_use: UseWatch::default(),
         };

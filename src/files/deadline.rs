@@ -48,12 +48,20 @@ pub(crate) fn configuration_within_deadline<T: Send + 'static>(
     within(CONFIGURATION_DEADLINE, path, read).ok_or_else(late)
 }
 
+/// Whether a reading of a configuration that has taken too long has not ended yet: no other would begin.
+pub(crate) fn configuration_is_late(path: &Path) -> bool {
+    is_late(&READS.lock(), CONFIGURATION_DEADLINE, path)
+}
+
+fn is_late(reads: &[FileRead], time: Duration, path: &Path) -> bool {
+    reads.iter().any(|read| read.path == path && read.time == time && read.began.elapsed() >= time)
+}
+
 fn within<T: Send + 'static>(time: Duration, path: &Path, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let this = FileRead { path: path.to_owned(), time, began: Instant::now() };
     {
         let mut reads = READS.lock();
-        let is_late = |other: &FileRead| other.began.elapsed() >= time;
-        if reads.iter().any(|other| other.path == path && other.time == time && is_late(other)) {
+        if is_late(&reads, time, path) {
             return None;
         }
         reads.push(this.clone());

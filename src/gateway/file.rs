@@ -5,11 +5,16 @@
 //! read while an editor writes it. A file that is removed is not a change; its return is. After a reload that failed
 //! because of a file that the configuration names, a change of that file counts too. Fails with [`ReloadError`].
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    io,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use super::{Gateway, Removals, StartError};
 use crate::{
-    files::{FileWatch, configuration::LoadError},
+    backoff::Backoff,
+    files::{FileWatch, configuration::LoadError, configuration_is_late},
     record::UNLIMITED,
 };
 
@@ -42,6 +47,40 @@ pub enum ReloadError {
 /// How long a reload waits for the one before it; less than the admin port gives a request.
 const TURN: Duration = Duration::from_secs(20);
 
+/// Waits after changed files have been read in vain, because a disk did not respond.
+const LATE_AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+
+/// When changed files are read again that could not be read in time.
+#[derive(Debug)]
+pub(super) struct LateReads {
+    backoff: Backoff,
+    /// Not before then.
+    again: Option<Instant>,
+}
+
+impl Default for LateReads {
+    fn default() -> Self {
+        LateReads { backoff: LATE_AGAIN, again: None }
+    }
+}
+
+impl LateReads {
+    fn is_over(&self) -> bool {
+        self.again.is_none_or(|again| Instant::now() >= again)
+    }
+
+    fn ended(&mut self, reloaded: &Result<(), ReloadError>) {
+        let was_late = match reloaded {
+            Err(ReloadError::Load(LoadError::Unreadable { source, .. })) => source.kind() == io::ErrorKind::TimedOut,
+            _ => false,
+        };
+        self.again = was_late.then(|| Instant::now() + self.backoff.next());
+        if !was_late {
+            self.backoff.reset();
+        }
+    }
+}
+
 impl Gateway {
     /// Reads the configuration file again and puts it in force. Requests in progress end with
     /// the previous one. Blocks on file I/O: not for the path.
@@ -69,12 +108,16 @@ impl Gateway {
     }
 
     /// Reads the configuration file again if it changed since it was last read and is not being written
-    /// at the moment; after an error too, only the next change is read. To be called every [`POLL_INTERVAL`];
-    /// blocks for a file or two. Says whether it did.
+    /// at the moment; after an error too, only the next change is read. If a disk has not responded, the change is read
+    /// again once that reading has ended, and after a wait. To be called every [`POLL_INTERVAL`]; blocks for a file or two.
+    /// Says whether it did.
     pub fn poll_file(&self) -> bool {
         let Some(file) = self.file.as_deref().filter(|_| self.in_force.load().config.reload.watch) else {
             return false;
         };
+        if configuration_is_late(file) || !self.late.lock().is_over() {
+            return false;
+        }
         let before = self.watch.lock().clone();
         let mut polled = before.clone();
         // Locks nothing: a disk that hangs makes no reload wait.
@@ -89,7 +132,8 @@ impl Gateway {
         has_changed && watch.first_exists() && {
             tracing::info!(file = %file.display(), "the configuration file, or a file that it names, has changed");
             // It says itself how it went.
-            let _ = self.reload_as(&mut watch, false);
+            let reloaded = self.reload_as(&mut watch, false);
+            self.late.lock().ended(&reloaded);
             true
         }
     }

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fastrac_gateway::gateway::POLL_INTERVAL;
 use fastrac_sandbox::{Act, Fault, Sandbox};
 use rustix::process::Signal;
 
@@ -201,6 +202,26 @@ fn a_configuration_whose_metadata_hangs_is_an_error_of_a_reload() {
         let seen = "or a file that it names, has changed";
         until("a change is seen", || program.stderr().matches(seen).count() > number);
     }
+    terminate(&mut program);
+}
+
+/// It was read again, and said so, twice a second.
+#[test]
+fn a_changed_configuration_that_cannot_be_read_is_read_when_its_disk_responds_again() {
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let configuration = configuration(&url(fastrac.addr()));
+    let mut program = hang.start(&configuration);
+    let said = |what: &str| program.stderr().matches(what).count();
+    let counts = || (said("or a file that it names, has changed"), said("nothing was changed"));
+    fs::write(hang.metadata(), "/exchanges.jsonl").expect("written");
+    fs::write(program.file("gateway.toml"), format!("{configuration}# changed\n")).expect("written");
+    until("it is an error", || counts() == (1, 1));
+    let since = Instant::now();
+    until("more than one poll has passed", || since.elapsed() > 4 * POLL_INTERVAL);
+    assert_eq!(counts(), (1, 1));
+    end(&hang.metadata());
+    until("it is in force", || said("was read again and is in force") == 1);
+    assert_eq!(counts(), (2, 1));
     terminate(&mut program);
 }
 

@@ -16,6 +16,10 @@ use parking_lot::Mutex;
 /// How long opening and reading a file may take. A pipe has its own, shorter one.
 pub(super) const DEADLINE: Duration = Duration::from_secs(8);
 
+/// How long several such steps may take. More than one, so that an error names the file that hangs; files and folders also hang
+/// where they are only asked about, which has no deadline of its own.
+const STEPS_DEADLINE: Duration = Duration::from_secs(10);
+
 /// How long reading a configuration and all that it names may take: files on a disk that hangs are waited for one after the
 /// other, and their metadata has no deadline of its own. Less than a reload waits for the one before it.
 const CONFIGURATION_DEADLINE: Duration = Duration::from_secs(16);
@@ -34,6 +38,14 @@ struct FileRead {
 /// The result of `read`; `None` if it takes too long, or an earlier one of this file still does.
 pub(super) fn within_deadline<T: Send + 'static>(path: &Path, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     within(DEADLINE, path, read)
+}
+
+/// The same, for several steps, of which some read files and others ask about them or write.
+pub(super) fn steps_within_deadline<T: Send + 'static>(
+    path: &Path,
+    steps: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    within(STEPS_DEADLINE, path, steps)
 }
 
 /// The same, for a configuration and all that it names.

@@ -19,7 +19,10 @@ use rustix::{
 };
 use zeroize::Zeroizing;
 
-use super::{deadline::within_deadline, stamp::Stamp};
+use super::{
+    deadline::{steps_within_deadline, within_deadline},
+    stamp::Stamp,
+};
 
 /// Maximum size of a file with keys, a token or an age identity, in bytes.
 pub(crate) const MAX_KEY_FILE: u64 = 1 << 20;
@@ -181,6 +184,19 @@ fn read_pipe(pipe: &mut File, max: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Does several things with a file, or with a folder and what is in it, of which some may ask about it or write it. A disk
+/// that does not respond is waited for up to `deadline::STEPS_DEADLINE` in all.
+///
+/// # Errors
+/// Those of `steps`, or they take too long.
+pub(crate) fn in_time<T: Send + 'static, E: From<FileError> + Send + 'static>(
+    path: &Path,
+    steps: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    let late = || Err(FileError::unreadable(path, io::ErrorKind::TimedOut.into()).into());
+    steps_within_deadline(path, steps).unwrap_or_else(late)
 }
 
 /// Reads a regular file whose mode has none of the `forbidden` bits.

@@ -46,14 +46,17 @@ pub(crate) fn roots(file: Option<&Path>) -> Result<RootCertStore, RootsError> {
 /// Certificates of the platform that can't be used are left out.
 fn of_platform() -> Result<RootCertStore, RootsError> {
     let named = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    // The library would wait for the writer of a FIFO.
-    if let Some(named) = named.filter(|named| fs::metadata(named).is_ok_and(|meta| !meta.is_file())) {
-        return Err(FileError::irregular(&named).into());
-    }
-    let found = within_deadline(Path::new("the platform's root certificates"), rustls_native_certs::load_native_certs);
-    let Some(found) = found else {
+    let load = || {
+        // The library would wait for the writer of a FIFO.
+        match named.filter(|named| fs::metadata(named).is_ok_and(|meta| !meta.is_file())) {
+            Some(named) => Err(FileError::irregular(&named)),
+            None => Ok(rustls_native_certs::load_native_certs()),
+        }
+    };
+    let Some(found) = within_deadline(Path::new("the platform's root certificates"), load) else {
         return Err(RootsError::Nowhere(Some("reading them takes too long".to_owned())));
     };
+    let found = found?;
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {

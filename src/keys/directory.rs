@@ -55,6 +55,10 @@ impl KeyDirectory {
         Self { path: path.to_owned(), last: Mutex::new(None) }
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn read(&self) -> Result<RawPair, SourceError> {
         for _ in 0..ATTEMPTS {
             let link = std::fs::read_link(self.path.join(DATA)).ok();

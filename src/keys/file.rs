@@ -97,6 +97,10 @@ impl KeyFile {
         Self { path: path.to_owned(), identity: identity.map(Path::to_owned), account: account.to_owned() }
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn read(&self) -> Result<RawPair, SourceError> {
         KeyFileContent::read(&self.path, self.identity.as_deref())?.take(&self.account)
     }

@@ -7,6 +7,7 @@
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,14 +18,14 @@ use zeroize::Zeroizing;
 use super::{
     encrypted::{self, read_identities},
     fault::SourceError,
-    pair::KeyPair,
+    pair::{KeyPair, LoadedPair},
     secret::Secret,
 };
 use crate::{
     config::{self, KeySource},
     files::{
         FileError,
-        read::{MAX_KEY_FILE, read_private},
+        read::{MAX_KEY_FILE, in_time, read_private},
     },
 };
 
@@ -85,6 +86,15 @@ impl SealedCopy {
         };
         let origin = format!("{account} of {vault}: {mount}/{path}");
         Some(Self { path: file.clone(), identity: identity.clone(), origin })
+    }
+
+    /// Writes the copy of a pair. Blocks, but not for longer than a disk that responds may take.
+    ///
+    /// # Errors
+    /// As [`SealedCopy::save`], or the disk takes too long; then the copy may still come.
+    pub(crate) fn save_in_time(self: Arc<Self>, held: Arc<LoadedPair>, read_at: Timestamp) -> Result<(), SourceError> {
+        let path = self.path.clone();
+        in_time(&path, move || self.save(&held.pair, read_at))
     }
 
     /// Writes the copy. Blocks.

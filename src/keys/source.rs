@@ -17,7 +17,10 @@ use super::{
     vault::{KvSecret, Vault},
     version::PairVersion,
 };
-use crate::{config::KeySource, files::watch::FolderWatch};
+use crate::{
+    config::KeySource,
+    files::{read::in_time, watch::FolderWatch},
+};
 
 /// Interval between readings of files, whether or not the system reports changes.
 const POLL: Duration = Duration::from_secs(1);
@@ -196,7 +199,18 @@ impl LocalSource {
         Ok(Self { id: SourceId::next(), kind, watch })
     }
 
-    pub(super) fn read(&self) -> Result<RawPair, SourceError> {
+    /// Blocks, but not for longer than a disk that responds may take.
+    pub(super) fn read(self: &Arc<Self>) -> Result<RawPair, SourceError> {
+        let path = match &self.kind {
+            LocalKind::File(file) => file.path(),
+            LocalKind::Directory(directory) => directory.path(),
+            LocalKind::Env(env) => return Ok(env.read()),
+        };
+        let this = self.clone();
+        in_time(path, move || this.read_now())
+    }
+
+    fn read_now(&self) -> Result<RawPair, SourceError> {
         // Before reading, so that a later change is either read or reported.
         self.watch.arm();
         match &self.kind {
@@ -213,5 +227,5 @@ impl LocalSource {
 /// # Errors
 /// As [`PairSource::open`] and [`PairSource::read`].
 pub(crate) fn read_local(source: &KeySource, account: &str) -> Result<PairVersion, SourceError> {
-    file::version(LocalSource::open(source, account)?.read()?)
+    file::version(Arc::new(LocalSource::open(source, account)?).read()?)
 }

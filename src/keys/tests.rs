@@ -34,16 +34,16 @@ fn write(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn file_source(path: &Path) -> LocalSource {
-    LocalSource::open(&KeySource::File { path: path.to_owned(), identity: None }, "main").unwrap()
+fn file_source(path: &Path) -> Arc<LocalSource> {
+    Arc::new(LocalSource::open(&KeySource::File { path: path.to_owned(), identity: None }, "main").unwrap())
 }
 
-fn directory_source(path: &Path) -> LocalSource {
-    LocalSource::open(&KeySource::Directory { path: path.to_owned() }, "main").unwrap()
+fn directory_source(path: &Path) -> Arc<LocalSource> {
+    Arc::new(LocalSource::open(&KeySource::Directory { path: path.to_owned() }, "main").unwrap())
 }
 
 /// What a source on this machine holds now.
-fn pair_in(source: &LocalSource) -> Result<KeyPair, SourceError> {
+fn pair_in(source: &Arc<LocalSource>) -> Result<KeyPair, SourceError> {
     checked(source.read()?, None).map(|reading| reading.pair.expect("nothing was known"))
 }
 
@@ -350,7 +350,7 @@ mod directories {
 /// Reads while `put` rewrites on another thread: every pair read is whole, and (where it must be) at
 /// least some are read. Where nothing tells that a pair is half written but the time, a writer that the
 /// machine held up in the middle for as long as a pair needs to settle excuses a mixed one.
-fn never_mixes(source: &LocalSource, put: impl Fn(u32) + Send + Sync, must_read: bool) {
+fn never_mixes(source: &Arc<LocalSource>, put: impl Fn(u32) + Send + Sync, must_read: bool) {
     const SETTLED: Duration = Duration::from_millis(100);
     let stop = AtomicBool::new(false);
     let pairs: Vec<(String, String)> = std::thread::scope(|scope| {

@@ -194,7 +194,7 @@ where
         let Some((held, since, read_at)) = self.keeper.life.worth_copying() else { return };
         if self.copying.begins(&held, since, self.keeper.life.max_age()) {
             let copy = copy.clone();
-            self.jobs.spawn_blocking(move || JobResult::Copied(copy.save(&held.pair, read_at)));
+            self.jobs.spawn_blocking(move || JobResult::Copied(copy.save_in_time(held, read_at)));
         }
     }
 

@@ -168,14 +168,20 @@ fn commands_that_hang_delay_no_stop_and_are_answered_and_recorded() {
 #[test]
 fn a_key_file_that_hangs_is_a_lost_source_until_it_responds() {
     let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
-    let mut program = Program::start_as(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), |c| hang.preload(c));
-    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    let mut program = hang.start(&with_token(&configuration(&url(fastrac.addr()))));
     let lost = || program.admin_page("/readyz").text().contains("the key source cannot be read");
-    begin(&hang.key_file());
-    until("the source is lost", lost);
-    assert_eq!(Connection::open(program.data).send(&get("/region/province").by("shop")).status, 200);
-    end(&hang.key_file());
-    until("the source is back", || !lost());
+    let rotate = || Connection::open(program.admin).send(&operator("POST", "/keys/rotate"));
+    // Opening it, or only resolving its links.
+    for (fault, content) in [(hang.key_file(), ""), (hang.metadata(), "/keys.toml")] {
+        fs::write(&fault, content).expect("written");
+        until("the source is lost", lost);
+        let rotated = rotate();
+        assert!(rotated.status == 409, "{} {}", rotated.status, rotated.text());
+        assert_eq!(Connection::open(program.data).send(&get("/region/province").by("shop")).status, 200);
+        end(&fault);
+        until("the source is back", || !lost());
+        assert_eq!(rotate().status, 200);
+    }
     begin(&hang.key_file());
     terminate(&mut program);
 }

@@ -120,6 +120,12 @@ DIR *opendir(const char *path) {
     return real(path);
 }
 
+char *realpath(const char *path, char *resolved) {
+    char *(*real)(const char *, char *) = dlsym(RTLD_NEXT, "realpath");
+    hang_metadata(path);
+    return real(path, resolved);
+}
+
 #define AUDIT "/audit.jsonl"
 
 /* HANG_AUDIT concerns the audit log; the file names the call that hangs: open, stat or write. */

@@ -15,8 +15,9 @@ use super::fault::VaultError;
 use crate::{
     config::{ClientAuth, ServerTlsConfig, VaultAuth},
     files::{
-        Stamp, certificate,
+        FileError, Stamp, certificate,
         listener::{self, UnusableFile},
+        read::in_time,
         roots,
     },
 };
@@ -52,7 +53,7 @@ impl VaultTls {
 
     /// The TLS settings. Reads files: blocks.
     pub(super) fn config(&self) -> Result<Arc<ClientConfig>, VaultError> {
-        let stamps: Vec<_> = self.files().map(|file| Stamp::at(file)).collect();
+        let stamps = self.files().map(|file| stamp(file)).collect::<Result<Vec<_>, _>>()?;
         let mut made = self.made.lock();
         if let Some(made) = made.as_ref().filter(|made| made.stamps == stamps) {
             return Ok(made.config.clone());
@@ -92,4 +93,10 @@ impl VaultTls {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
+}
+
+/// The state of a file, if it can be told in time.
+fn stamp(file: &Path) -> Result<Option<Stamp>, VaultError> {
+    let path = file.to_owned();
+    in_time(file, move || Ok(Stamp::at(&path))).map_err(|error: FileError| VaultError::Unfit(error.to_string()))
 }

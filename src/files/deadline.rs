@@ -70,33 +70,52 @@ fn is_late(reads: &[FileRead], time: Duration, path: &Path) -> bool {
 }
 
 fn within<T: Send + 'static>(time: Duration, path: &Path, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let this = FileRead { path: path.to_owned(), time, began: Instant::now() };
-    {
+    let begun = BegunRead::begin(path, time)?;
+    let (send, result) = sync_channel(1);
+    // If there is no thread, the read ends here.
+    let _thread = thread::Builder::new().name("file".to_owned()).spawn(move || {
+        let begun = begun;
+        let read = read();
+        drop(begun);
+        let _ = send.send(read);
+    });
+    result.recv_timeout(time).ok()
+}
+
+/// A read in progress, until it is dropped: also if it panics.
+struct BegunRead(FileRead);
+
+impl BegunRead {
+    /// `None`: an earlier one of this file takes too long.
+    fn begin(path: &Path, time: Duration) -> Option<Self> {
         let mut reads = READS.lock();
         if is_late(&reads, time, path) {
             return None;
         }
+        let this = FileRead { path: path.to_owned(), time, began: Instant::now() };
         reads.push(this.clone());
+        Some(Self(this))
     }
-    let (send, result) = sync_channel(1);
-    let thread = thread::Builder::new().name("file".to_owned()).spawn({
-        let this = this.clone();
-        move || {
-            let read = read();
-            end(&this);
-            let _ = send.send(read);
-        }
-    });
-    if thread.is_err() {
-        end(&this);
-        return None;
-    }
-    result.recv_timeout(time).ok()
 }
 
-fn end(this: &FileRead) {
-    let mut reads = READS.lock();
-    if let Some(index) = reads.iter().position(|read| read == this) {
-        reads.swap_remove(index);
+impl Drop for BegunRead {
+    fn drop(&mut self) {
+        let mut reads = READS.lock();
+        if let Some(index) = reads.iter().position(|read| *read == self.0) {
+            reads.swap_remove(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Issue: from the end of its time on, the file counted as one that does not respond, until a restart.
+    #[test]
+    fn a_read_that_panics_has_ended() {
+        let path = Path::new("/a_read_that_panics_has_ended");
+        assert_eq!(within_deadline(path, || panic!("on purpose")), None::<()>);
+        assert!(READS.lock().iter().all(|read| read.path != path));
     }
 }

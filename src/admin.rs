@@ -82,15 +82,21 @@ struct AdminState {
     started: Instant,
 }
 
+impl AdminState {
+    fn new(admin: Admin) -> Self {
+        AdminState {
+            admin,
+            throttle: guard::TokenThrottle::default(),
+            texts: scrape::KeptTexts::default(),
+            started_at: SystemTime::now(),
+            started: Instant::now(),
+        }
+    }
+}
+
 /// All pages of the admin port. Requests carry the peer's address as [`axum::extract::ConnectInfo`].
 pub fn router(admin: Admin) -> Router {
-    let state = Arc::new(AdminState {
-        admin,
-        throttle: guard::TokenThrottle::default(),
-        texts: scrape::KeptTexts::default(),
-        started_at: SystemTime::now(),
-        started: Instant::now(),
-    });
+    let state = Arc::new(AdminState::new(admin));
     Router::new()
         .route("/", get(console::page))
         .route("/livez", get(health::livez))

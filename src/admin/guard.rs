@@ -5,7 +5,7 @@
 //! token must be configured (403); the request must carry one of them (401), whose role allows the method (403).
 //! From the eleventh wrong token within a minute on, wrong tokens of the same peer get 429. A correct token never
 //! meets the throttle: only requests with a wrong one are passed to it. The rules are read from the configuration
-//! in force at each request. Every request that is checked is counted, and those that change something or have a
+//! in force at each request. Every request that is checked is counted (a page whose client leaves before it comes may not be), and those that change something or have a
 //! wrong token are a line of the audit log; a request of an allowed client runs in a task of its own, so that both
 //! happen even if the client leaves. A stop waits for these tasks as long as the drain lasts; what it then cuts off, or a
 //! panic, is recorded too, with a result that is `unknown`.
@@ -156,23 +156,23 @@ fn action(path: &str) -> &'static str {
 }
 
 /// What is recorded of a request: once, however it ends.
-struct AuditEntry {
-    state: Arc<AdminState>,
-    action: &'static str,
+pub(super) struct AuditEntry {
+    pub(super) state: Arc<AdminState>,
+    pub(super) action: &'static str,
     /// Whether it is a line of the audit log.
-    audited: bool,
-    wrong_token: bool,
-    peer: Option<IpAddr>,
+    pub(super) audited: bool,
+    pub(super) wrong_token: bool,
+    pub(super) peer: Option<IpAddr>,
     /// Name of its token, if that is right.
-    token: Option<String>,
+    pub(super) token: Option<String>,
     /// Filled in by the command.
-    subject: AuditSubject,
-    progress: CommandProgress,
+    pub(super) subject: AuditSubject,
+    pub(super) progress: CommandProgress,
 }
 
 /// How far a request has come.
 #[derive(Clone, Copy)]
-enum CommandProgress {
+pub(super) enum CommandProgress {
     /// It has done nothing.
     Received,
     /// The command has begun.
@@ -182,12 +182,13 @@ enum CommandProgress {
 
 impl AuditEntry {
     fn record(mut self, status: StatusCode) {
-        self.write(if status.is_success() { "done" } else { "refused" }, status);
+        self.write(result_of(status), status);
     }
 
+    /// Writes the line of a request, and counts it: a command of unknown result as what its client was told.
     fn write(&mut self, result: &'static str, status: StatusCode) {
         self.progress = CommandProgress::Recorded;
-        self.state.admin.gateway.live.metrics.admin_request(self.action, result);
+        self.state.admin.gateway.live.metrics.admin_request(self.action, result_of(status));
         if self.audited {
             self.state.admin.audit.write(AuditLine {
                 token: self.token.as_deref(),
@@ -206,6 +207,8 @@ impl Drop for AuditEntry {
     fn drop(&mut self) {
         match self.progress {
             CommandProgress::Recorded => {}
+            // A page that nobody waits for: nothing was done or refused.
+            CommandProgress::Received if !self.audited => {}
             // The client has left before its request was complete.
             CommandProgress::Received => self.write("refused", StatusCode::BAD_REQUEST),
             CommandProgress::Begun if std::thread::panicking() => {
@@ -215,6 +218,11 @@ impl Drop for AuditEntry {
             CommandProgress::Begun => self.write("unknown", StatusCode::SERVICE_UNAVAILABLE),
         }
     }
+}
+
+/// The result that its client is told.
+fn result_of(status: StatusCode) -> &'static str {
+    if status.is_success() { "done" } else { "refused" }
 }
 
 /// Whether this is a health check.

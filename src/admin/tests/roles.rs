@@ -130,6 +130,35 @@ async fn a_command_whose_client_has_left_is_done_and_recorded() {
     assert_eq!((&lines[0]["action"], &lines[0]["result"]), (&"reload".into(), &"done".into()));
 }
 
+/// The metric has two results, and an alert on one of them.
+#[tokio::test]
+async fn what_is_cut_off_counts_as_refused_and_a_page_that_nobody_waits_for_as_nothing() {
+    let stage = with_two_tokens().await;
+    let state = Arc::new(AdminState::new(stage.admin()));
+    let entry = |action: &'static str, audited, progress| guard::AuditEntry {
+        state: state.clone(),
+        action,
+        audited,
+        wrong_token: false,
+        peer: None,
+        token: None,
+        subject: Default::default(),
+        progress,
+    };
+    drop(entry("cache_purge", true, guard::CommandProgress::Begun));
+    drop(entry("reload", true, guard::CommandProgress::Received));
+    drop(entry("status", false, guard::CommandProgress::Received));
+    let metrics = stage.ask(TestRequest::get("/metrics")).await.body;
+    let counted = metrics.lines().filter(|line| line.starts_with("fastrac_gateway_admin_requests_total{"));
+    assert_eq!(
+        counted.collect::<Vec<_>>(),
+        ["cache_purge", "reload"]
+            .map(|action| format!("fastrac_gateway_admin_requests_total{{action=\"{action}\",result=\"refused\"}} 1"))
+    );
+    let results: Vec<_> = audited(&stage, 2).await.iter().map(|line| line["result"].clone()).collect();
+    assert_eq!(results, ["unknown", "refused"]);
+}
+
 #[test]
 fn every_page_has_a_name_of_its_own() {
     let routes = include_str!("../../admin.rs").split(".route(\"").skip(1);

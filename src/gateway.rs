@@ -42,7 +42,7 @@ use crate::{
         configuration_within_deadline,
     },
     inspect,
-    keys::{Keeper, KeySettings, Keys, NoKey, SentSettings, SourceError, VaultError},
+    keys::{Keeper, Keys, NoKey, SentSettings, SourceError, VaultError},
     orders::Orders,
     record::{ExchangeLog, Metrics, UNLIMITED},
     snapshot::{Account, Snapshot},
@@ -218,7 +218,8 @@ impl Gateway {
         self.live.revoked.give_up(given_up.map(|account| &account.keys));
         self.current.store(Arc::new(compiled));
         // At once: until then, what is known of the pairs is what the address before has said.
-        let sent: Vec<_> = keys.changed.into_iter().map(send_settings(since, RECONFIGURE_WAIT)).collect();
+        let sent = keys.changed.into_iter().map(|(keys, settings)| keys.reconfigure(settings, since));
+        let sent: Vec<_> = sent.collect();
         removed.into_iter().for_each(|scope| snapshot.cache.begin_purge(scope));
         forget_unused(&self.current.load());
         drop(listed);
@@ -291,16 +292,6 @@ fn load_in_time(file: &Path, watch: &mut FileWatch) -> Result<LoadedConfig, Load
 fn left_accounts<'a>(before: &'a Snapshot, now: &'a Snapshot) -> impl Iterator<Item = &'a Arc<Account>> {
     let stays = |old: &Account| now.accounts.iter().any(|new| Arc::ptr_eq(&new.address, &old.address));
     before.accounts.iter().filter(move |old| !stays(old))
-}
-
-/// Sends the rotation tasks the settings that are theirs since then. Blocks only if an inbox is full, and not longer than
-/// `within` in all.
-fn send_settings(
-    since: tokio::time::Instant,
-    within: Duration,
-) -> impl FnMut((Arc<Keys>, KeySettings)) -> SentSettings {
-    let end = Instant::now() + within;
-    move |(keys, settings)| keys.reconfigure(settings, since, end.saturating_duration_since(Instant::now()))
 }
 
 /// Waits until settings are in force, but not longer than `within` in all.

@@ -24,6 +24,7 @@ mod read_at;
 mod revoked_versions;
 mod sealed_copy;
 mod secret;
+mod settings;
 mod snapshot;
 mod source;
 mod source_traits;
@@ -34,11 +35,7 @@ mod tracked_pair;
 mod vault;
 mod version;
 
-use std::{
-    fmt,
-    sync::{Arc, mpsc as std_mpsc},
-    time::Duration,
-};
+use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -47,16 +44,16 @@ use tokio::{
 };
 
 pub(crate) use self::account_pairs::{KnownForms, LiveForms};
-use self::snapshot::KeySnapshot;
 pub(crate) use self::{
     account_pairs::AccountPairs,
-    command::{KeyCommand, KeySettings, SentSettings},
+    command::KeyCommand,
     encrypted::read_identities,
     file::KeyFileContent,
     lifecycle::{KeyLifecycle, RefusedRequest, RequestOrigin, TriedPair, WaitingRefusals, WantedReading},
     pair::LoadedPair,
     read_at::ReadAt,
     sealed_copy::{Restored, read_copy},
+    settings::{KeySettings, SentSettings},
     source::{PairSource, SourceReading, read_local},
     source_traits::SourceId,
     tracked_pair::just_after,
@@ -78,12 +75,14 @@ pub(crate) use self::{
     sealed_copy::SealedCopy,
     secret::Secret,
 };
+use self::{
+    settings::{PendingSettings, TakenSettings},
+    snapshot::KeySnapshot,
+};
 use crate::{config, deadline::Deadline};
 
 /// Commands that may be queued for the rotation task.
 const INBOX: usize = 1024;
-/// Interval between attempts to queue new settings, while the queue is full.
-const QUEUE_PAUSE: Duration = Duration::from_millis(5);
 
 /// One account's key pairs.
 pub struct Keys {
@@ -92,6 +91,7 @@ pub struct Keys {
     changed: Notify,
     shared: Arc<AccountPairs>,
     commands: mpsc::Sender<KeyCommand>,
+    settings: PendingSettings,
 }
 
 /// What the rotation task works on: for [`crate::rotation::keep`].
@@ -127,7 +127,8 @@ impl Keys {
         let (commands, inbox) = mpsc::channel(INBOX);
         let live = ArcSwap::from_pointee(life.snapshot());
         let shared = life.share_secrets().clone();
-        let keys = Arc::new(Self { live, changed: Notify::new(), shared, commands });
+        let keys =
+            Arc::new(Self { live, changed: Notify::new(), shared, commands, settings: PendingSettings::default() });
         Ok((keys.clone(), Keeper { keys, life, source, inbox, revocations, observer, watched: true }))
     }
 
@@ -221,20 +222,23 @@ impl Keys {
         self.live.load().pairs.iter().any(|pair| pair.version == version)
     }
 
-    /// Sends the rotation task new settings. Blocks as long as its inbox is full, but not longer than `within`; after that,
-    /// they are lost. What was refused before `since` was refused at the address before, if that is another.
-    pub(crate) fn reconfigure(&self, settings: KeySettings, since: Instant, within: Duration) -> SentSettings {
-        let end = std::time::Instant::now() + within;
-        let (reply, taken) = std_mpsc::channel();
-        let mut command = KeyCommand::Reconfigure { settings, since, reply };
-        while let Err(error) = self.commands.try_send(command) {
-            match error {
-                mpsc::error::TrySendError::Full(back) if std::time::Instant::now() < end => command = back,
-                _ => return SentSettings(None),
-            }
-            std::thread::sleep(QUEUE_PAUSE);
+    /// Gives the rotation task new settings, which it takes before any command that it has not begun. What was refused before
+    /// `since` was refused at the address before, if that is another.
+    pub(crate) fn reconfigure(&self, settings: KeySettings, since: Instant) -> SentSettings {
+        if self.commands.is_closed() {
+            return SentSettings::to_ended_task();
         }
-        SentSettings(Some(taken))
+        self.settings.put(settings, since)
+    }
+
+    /// The settings that the rotation task has to put in force.
+    pub(crate) fn take_settings(&self) -> Option<TakenSettings> {
+        self.settings.take()
+    }
+
+    /// Returns once there are settings to take. Cancel safe.
+    pub(crate) async fn has_settings(&self) {
+        self.settings.wait().await;
     }
 
     /// The secrets of the account's pairs, in use or not.

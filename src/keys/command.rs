@@ -1,21 +1,13 @@
 //! What is sent to an account's rotation task, and what it replies.
 
-use std::{
-    sync::{Arc, mpsc},
-    time::Duration,
-};
-
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     lease::Lease,
     lifecycle::{RefusedRequest, TriedPair},
-    source::PairSource,
-    source_traits::SourceId,
     tracked_pair::Verdict,
     version::PairVersion,
 };
-use crate::config::RotationConfig;
 
 /// A command to the rotation task.
 pub(crate) enum KeyCommand {
@@ -43,35 +35,6 @@ pub(crate) enum KeyCommand {
         /// Whether the account has, or had, a pair of this version, or it was revoked before.
         reply: oneshot::Sender<bool>,
     },
-    /// The configuration has changed.
-    Reconfigure {
-        settings: KeySettings,
-        /// From when on they are those of the account.
-        since: Instant,
-        /// Dropped once the settings are in force.
-        reply: mpsc::Sender<()>,
-    },
-}
-
-/// Settings on their way to the rotation task; `None`: they were lost.
-pub(crate) struct SentSettings(pub(super) Option<mpsc::Receiver<()>>);
-
-impl SentSettings {
-    /// Waits until they are in force, but not longer than `within`. Says whether they are; if not, they will be as soon as
-    /// the task gets to it. Blocks.
-    pub(crate) fn are_in_force(self, within: Duration) -> bool {
-        // The task drops its end once they are.
-        self.0.is_some_and(|taken| !matches!(taken.recv_timeout(within), Err(mpsc::RecvTimeoutError::Timeout)))
-    }
-}
-
-/// What a reload changes of an account's keys.
-pub(crate) struct KeySettings {
-    /// Another source; `None`: the present one stays.
-    pub(crate) source: Option<Arc<PairSource>>,
-    pub(crate) rotation: RotationConfig,
-    /// The account is called at another address; with its source then, whose pairs and those of later ones may be sent there.
-    pub(crate) moved: Option<SourceId>,
 }
 
 /// What to do with a request that was answered 401.

@@ -15,7 +15,7 @@ use super::{
     readings::{Readings, Wanted},
 };
 use crate::keys::{
-    Keeper, KeyCommand, KeyEvent, KeySettings, Lease, PairVersion, ReadAt, Remedy, SourceError, SourceReading, Verdict,
+    Keeper, KeyCommand, KeyEvent, Lease, PairVersion, ReadAt, Remedy, SourceError, SourceReading, Verdict,
     WaitingRefusals, WantedReading,
 };
 
@@ -79,9 +79,13 @@ where
     /// Runs until there is another source.
     async fn serve_source(&mut self) -> LoopEnd {
         let source = self.keeper.source.clone();
-        let watched = self.keeper.watched;
+        let (watched, keys) = (self.keeper.watched, self.keeper.keys.clone());
         let mut tending = pin!(source.tend());
-        while Arc::ptr_eq(&source, &self.keeper.source) {
+        loop {
+            self.take_settings();
+            if !Arc::ptr_eq(&source, &self.keeper.source) {
+                return LoopEnd::Source;
+            }
             self.start_due();
             let awaits_change = watched && self.readings.awaits_change();
             // Without a time, the end of a job wakes the task.
@@ -98,12 +102,12 @@ where
                     None => return LoopEnd::Inbox,
                 },
                 Some(done) = self.jobs.join_next_with_id() => self.done(done),
+                () = keys.has_settings() => {}
                 () = &mut tending => {}
                 () = source.changed(), if awaits_change => self.readings.report_change(),
                 () = timer => {}
             }
         }
-        LoopEnd::Source
     }
 
     /// When something is due.
@@ -199,6 +203,8 @@ where
     }
 
     fn execute(&mut self, command: KeyCommand) {
+        // It may be of a request that began with them.
+        self.take_settings();
         let now = Instant::now();
         match command {
             KeyCommand::Refused { request, reply } => self.refused.add(request, reply, now),
@@ -211,24 +217,22 @@ where
                 self.publish();
                 let _ = reply.send(known);
             }
-            // The reply is dropped at the end.
-            KeyCommand::Reconfigure { settings, since, reply: _reply } => self.reconfigure(settings, since, now),
         }
     }
 
-    /// Puts settings in force that are those of the account since then. Pairs stay, and so do canaries unless the address is
-    /// another.
-    fn reconfigure(&mut self, settings: KeySettings, since: Instant, now: Instant) {
-        let KeySettings { source, rotation, moved } = settings;
-        self.keeper.life.reconfigure(rotation, now);
-        if let Some(first) = moved {
+    /// Puts the settings of a reload in force. Pairs stay, and so do canaries unless the address is another.
+    fn take_settings(&mut self) {
+        let Some(mut settings) = self.keeper.keys.take_settings() else { return };
+        let now = Instant::now();
+        self.keeper.life.reconfigure(settings.rotation.clone(), now);
+        if let Some((since, first)) = settings.moved {
             // Their verdicts are those of the address before.
             self.canaries.drain().for_each(|(_, canary)| canary.job.abort());
             if self.keeper.life.moved(since, first, now) {
                 self.restart_readings(now);
             }
         }
-        if let Some(source) = source {
+        if let Some(source) = settings.source.take() {
             self.keeper.life.change_source(source.traits());
             self.keeper.source = source;
             self.restart_readings(now);

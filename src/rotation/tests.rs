@@ -927,9 +927,8 @@ async fn reload_to(world: &World, source: Option<&std::path::Path>, overlap: u64
     }
     let settings = KeySettings { source, rotation: changed.rotation, moved: moved.map(|_| *world.source.lock()) };
     let (keys, since) = (world.keys.clone(), moved.unwrap_or_else(Instant::now));
-    let taken = tokio::task::spawn_blocking(move || {
-        keys.reconfigure(settings, since, Duration::from_secs(5)).are_in_force(Duration::from_secs(5))
-    });
+    let taken =
+        tokio::task::spawn_blocking(move || keys.reconfigure(settings, since).are_in_force(Duration::from_secs(5)));
     assert!(taken.await.unwrap(), "the settings are in force");
 }
 
@@ -968,6 +967,36 @@ async fn a_reload_with_another_address_ends_the_wait_of_refused_requests() {
     world.pass(50).await;
     assert!(!waiting.is_finished());
     assert!(matches!(waiting.await.unwrap(), Remedy::Own));
+}
+
+/// Issue: they were lost for good if it had been full for five seconds, although their configuration was in force.
+#[tokio::test(start_paused = true)]
+async fn settings_of_a_reload_do_not_wait_behind_an_inbox_that_is_full() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    put(folder.path(), 1);
+    put(other.path(), 2);
+    let (keys, keeper) =
+        Keys::open(&account(folder.path(), |_| {}), None, Arc::new(Known::default()), Box::new(|_| {})).unwrap();
+    let waiting: Vec<_> = (0..2_000)
+        .map(|_| {
+            let keys = keys.clone();
+            tokio::spawn(async move { keys.verify().await })
+        })
+        .collect();
+    // The paused clock moves once they all wait for room.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let changed = account(other.path(), |_| {});
+    let first = PairSource::open(&changed.keys, "main", None).unwrap();
+    for source in [Some(Arc::new(first)), None] {
+        let settings = KeySettings { source, rotation: changed.rotation.clone(), moved: None };
+        let _ = keys.reconfigure(settings, Instant::now());
+    }
+    let task = tokio::spawn(keep(keeper, |_| async { Verdict::Verified }));
+    assert_eq!(number(&keys.lease_by(Deadline::after(Instant::now(), Duration::from_secs(5))).await.unwrap()), 2);
+    for waiting in waiting {
+        waiting.await.unwrap();
+    }
+    task.abort();
 }
 
 /// The source has no pair yet when the account moves, and then the one that an earlier source had.

@@ -73,7 +73,11 @@ impl KeyLifecycle {
 
     /// Fastrac accepted a request signed with `version`, which it had refused with the pairs `tried`. The candidate comes
     /// into use by that; the previous pair does again if a forced pair is in use and was among those, since it was forced.
+    /// What an earlier address has accepted does not count.
     pub(crate) fn accepted(&mut self, version: PairVersion, tried: &[TriedPair], now: Instant) {
+        if self.left.is_some_and(|left| tried.iter().any(|tried| tried.refused < left)) {
+            return;
+        }
         let is_previous = self.previous.as_ref().is_some_and(|previous| previous.slot.version() == version);
         if self.candidate.as_ref().is_some_and(|slot| slot.version() == version) {
             self.take_over(now);

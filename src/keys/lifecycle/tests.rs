@@ -632,6 +632,23 @@ fn a_request_that_was_refused_at_an_earlier_address_is_not_judged_at_the_present
     assert!(!steps.life.current.as_ref().unwrap().doubted);
 }
 
+/// The news of it came after that of the move.
+#[test]
+fn what_was_accepted_at_an_earlier_address_brings_no_candidate_into_use_at_the_present_one() {
+    let mut steps = Steps::new();
+    steps.reads(1);
+    steps.canaries(Verdict::Verified);
+    steps.reads(2);
+    let tried = [steps.tried(1)];
+    steps.pass(10);
+    steps.moves(steps.now);
+    steps.life.accepted(Steps::version(2), &tried, steps.now);
+    assert_eq!(steps.life.standing(), (Some(Steps::version(1)), Some(Steps::version(2))));
+    let tried = [steps.tried(1)];
+    steps.life.accepted(Steps::version(2), &tried, steps.now);
+    assert_eq!(steps.life.standing(), (Some(Steps::version(2)), None));
+}
+
 /// At another address, nothing is known of it.
 #[test]
 fn a_pair_that_comes_back_because_another_was_revoked_is_verified_if_that_is_open() {

@@ -33,6 +33,7 @@ pub use self::{
     exchange::{ExchangeLog, LogError, LogReservation, QueueFull},
     facts::{CapturedBody, RequestFacts},
     id::{InvalidRequestId, RequestId},
+    mask::stored::RememberedRequest,
     mask::{LiveSecrets, MASKED, Masker},
     metrics::{
         BreakerStateInfo, ConnectionGuard, ConnectionState, CountedConnection, Handshake, Handshakes, KeyInfo, Metrics,

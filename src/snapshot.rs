@@ -9,6 +9,7 @@ mod address;
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     keys::{Keys, SourceId, Vault},
     memory::{Memory, MemoryShares},
     orders::Orders,
-    record::Recorder,
+    record::{Recorder, RememberedRequest},
     spending::Spenders,
     upstream::{Pool, inject::Route},
 };
@@ -55,6 +56,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether a key has a credential of the request that it is made of, which came with these headers.
+    pub(crate) fn key_holds_credential(&self, headers: &HeaderMap, key: &Key) -> bool {
+        let Some(request) = key.request() else { return false };
+        let remembered = RememberedRequest { target: &request.target, body: &request.body, headers: &request.headers };
+        self.recorder.request_holds_credential(headers, &remembered)
+    }
+
     /// The operation of the request that a key was made of, if it would get the same key now: from the same account at the
     /// same address.
     pub(crate) fn operation_of(&self, key: &Key) -> Option<&Operation> {

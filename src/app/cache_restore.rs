@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, header::CONTENT_ENCODING};
 
 use crate::{
     cache::{
@@ -189,6 +189,10 @@ fn time_since(taken: TimeMark, now: TimeMark, latest: u64) -> Option<Duration> {
 fn restorable(snapshot: &Snapshot, packed: SnapshotEntry<'_>, passed: Duration) -> Option<(Key, CacheEntry)> {
     let key = Key::from_bytes(packed.key)?;
     let operation = snapshot.operation_of(&key)?;
+    // An earlier version may have stored one that does, or it became live since.
+    if snapshot.key_holds_credential(&HeaderMap::new(), &key) {
+        return None;
+    }
     let reading = Classification { outcome: packed.outcome, is_envelope: true, key_refused: false };
     let max_length = snapshot.limits.answer_buffer;
     let length = packed.packed.len().min(max_length);

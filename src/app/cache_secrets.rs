@@ -1,10 +1,12 @@
 //! No stored response holds a secret that became live after it was stored.
 //!
 //! A response is searched for the live secrets when it is fetched or restored. Once a second, those that are new since are
-//! searched for in what is stored, by a thread of its own; what holds one is removed, as a response that is fetched then
+//! searched for in what is stored and in its key, by a thread of its own; what holds one is removed, as a response that is fetched then
 //! would be refused. Never fails.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{borrow::Cow, sync::Arc, thread, time::Duration};
+
+use percent_encoding::percent_decode;
 
 use super::{
     cache_restore::{PAUSE, SLICE},
@@ -50,10 +52,15 @@ pub(super) async fn watch(gateway: Arc<Gateway>) {
 fn remove_from(cache: &Cache, secrets: &LiveForms) -> u64 {
     let (mut removed, mut slice) = (0, 0);
     for (key, entry) in cache.entries() {
-        let found = entry.has(|bytes| {
+        let mut found_in = |bytes: &[u8]| {
             slice += bytes.len();
             secrets.found_in(bytes)
-        });
+        };
+        // Of the key, the query may be encoded.
+        let (written, decoded) = (key.as_bytes(), Cow::from(percent_decode(key.as_bytes())));
+        let found = entry.has(&mut found_in)
+            || found_in(written)
+            || matches!(&decoded, Cow::Owned(decoded) if found_in(decoded));
         if found {
             cache.remove(&key);
             removed += 1;

@@ -66,14 +66,7 @@ pub(super) async fn lookup(
         return Ok(ControlFlow::Continue(Unanswered::Uncached));
     }
     let directives = RequestDirectives::read(&call.upstream.request.headers, call.service().force_refresh);
-    let Some(key) = call.cache_key() else {
-        x.fetched_as = Some(CacheStatusHeader::Bypass);
-        if directives.only_if_cached {
-            return Err(Refusal::only_if_cached(false));
-        }
-        x.claim_room(|| call.upstream.allowance())?;
-        return Ok(ControlFlow::Continue(Unanswered::Bypass));
-    };
+    let Some(key) = call.cache_key() else { return begin_bypass(x, call, &directives) };
     let (mut reason, mut fallback) = (FillReason::Miss, None);
     match call.upstream.snapshot.cache.lookup(&key, now) {
         Lookup::Fresh(entry) => {
@@ -101,6 +94,10 @@ pub(super) async fn lookup(
         }
         Lookup::Miss => {}
     }
+    // What is stored holds none, so that a hit need not be searched.
+    if call.upstream.snapshot.key_holds_credential(&call.upstream.request.headers, &key) {
+        return begin_bypass(x, call, &directives);
+    }
     x.fetched_as = Some(reason.status(false));
     if directives.only_if_cached {
         let when_stored = call.lifetimes_when_stored();
@@ -114,6 +111,20 @@ pub(super) async fn lookup(
         return Ok(ControlFlow::Break(fallback.reply(None)));
     }
     Box::pin(Search { call, key, directives, reason, fallback }.join(x, claim)).await
+}
+
+/// A request that has no key, or one that nothing may be stored with.
+fn begin_bypass(
+    x: &mut Exchange,
+    call: &Call,
+    directives: &RequestDirectives,
+) -> Result<ControlFlow<Reply, Unanswered>, Refusal> {
+    x.fetched_as = Some(CacheStatusHeader::Bypass);
+    if directives.only_if_cached {
+        return Err(Refusal::only_if_cached(false));
+    }
+    x.claim_room(|| call.upstream.allowance())?;
+    Ok(ControlFlow::Continue(Unanswered::Bypass))
 }
 
 /// A request that no stored response answers at once.

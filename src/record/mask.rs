@@ -8,6 +8,7 @@ mod credential;
 mod json;
 mod known;
 mod names;
+pub(crate) mod stored;
 #[cfg(test)]
 mod tests;
 mod value;

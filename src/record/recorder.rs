@@ -23,7 +23,7 @@ use super::{
     handles::{CountedAttempt, Durations, MetricHandles, RequestLabels},
     id::RequestId,
     line,
-    mask::{Masker, Presented},
+    mask::{Masker, Presented, stored::RememberedRequest},
     metrics::Metrics,
     names::{CacheResult, Names},
     shown::{self, RequestToShow, ShownRequest},
@@ -151,6 +151,12 @@ impl Recorder {
     /// A request as operators may see it.
     pub fn shown(&self, request: RequestToShow<'_>) -> ShownRequest {
         ShownRequest::new(request, &self.masker)
+    }
+
+    /// Whether a request with these headers has written a credential into its target, its body or these values of headers, so
+    /// that a file must not have them as they are.
+    pub(crate) fn request_holds_credential(&self, presented: &HeaderMap, request: &RememberedRequest<'_>) -> bool {
+        self.masker.holds_credential(&Presented::read(presented), request)
     }
 
     /// Whether a text that an operator has written contains a secret of an account, a caller or an operator.

@@ -329,7 +329,7 @@ fn every_live_secret_of_the_account_is_withheld_and_masked() {
 /// As the same response would be withheld if it was fetched now; also after a restart.
 #[test]
 fn a_stored_response_that_holds_the_secret_of_a_later_pair_is_removed() {
-    const NEXT: (&str, &str) = ("access-2", "2nd/live+secret=51c7");
+    const NEXT: (&str, &str) = ("access-2", "2nd/live+0123456789=51c7");
     let keys = vec![KeyPair::new("gateway", ACCESS, SECRET), KeyPair::new("second", NEXT.0, NEXT.1)];
     let mut gateway = Setup { sandbox: Options { keys, ..sandbox() }, ..Setup::default() }.start();
     let body = format!(r#"{{"success":true,"message":"","data":"your key is {}"}}"#, NEXT.1);
@@ -338,6 +338,12 @@ fn a_stored_response_that_holds_the_secret_of_a_later_pair_is_removed() {
     assert_eq!(gateway.send(get("/region/city?province_id=31").by("shop")).outcome(), "ok");
     assert_eq!(gateway.send(get("/region/district?city_id=3171").by("shop")).outcome(), "ok");
     assert_eq!(gateway.send(city()).outcome(), "hit");
+    // In the request, encoded: it is in the key.
+    let percent: String = NEXT.1.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let asked = || get(&format!("/region/district?city_id=3171&x={percent}")).by("shop");
+    let stored = || asked().header("cache-control", "only-if-cached");
+    gateway.send(asked());
+    assert_eq!(gateway.send(stored()).outcome(), "hit");
     gateway.take_app().stop();
     let snapshot = std::fs::read(gateway.folder.path().join("state/cache-snapshot")).expect("a file");
     let app = gateway.second().expect("started");
@@ -345,6 +351,7 @@ fn a_stored_response_that_holds_the_secret_of_a_later_pair_is_removed() {
     until("it is restored", || gateway.send(city()).outcome() == "hit");
     write(&gateway.folder.path().join("keys.toml"), &pair(NEXT.0, NEXT.1));
     until("it is removed", || gateway.send(city()).code() == "cache.only");
+    until("so is the other", || gateway.send(stored()).code() == "cache.only");
     assert_eq!(gateway.send(get("/region/district?city_id=3171").by("shop")).outcome(), "hit");
     // Nor is it restored from a snapshot that was taken before.
     gateway.take_app().stop();
@@ -358,6 +365,7 @@ fn a_stored_response_that_holds_the_secret_of_a_later_pair_is_removed() {
             == "hit"
     });
     until("it is removed", || gateway.send(city()).code() == "cache.only");
+    assert_eq!(gateway.send(stored()).code(), "cache.only");
 }
 
 #[test]
@@ -548,6 +556,63 @@ fn the_exchange_log_shows_no_credential_wherever_it_was_written() {
     assert!(text.contains(r#""province_id=***""#), "{text}");
 }
 
+/// The snapshot has the keys of what is stored as they are, and a refresh is logged without its caller.
+#[test]
+fn a_lookup_that_holds_a_credential_is_not_stored() {
+    const OWN: &str = "plain-Secret/without+prefix_1";
+    const OTHER: &str = "another-Secret_of/a+service";
+    let credential = |number: u8, secret: &str| {
+        let digest = hex::encode(Sha256::digest(secret));
+        format!("{{ access_key = \"plain-{number}\", secret_sha256 = \"{digest}\" }}")
+    };
+    let more = format!(
+        "[services.plain]\naccount = \"main\"\ncredentials = [{}, {}]\n\
+         [operations.\"v2.city\"]\nvary = [\"accept-language\"]\n",
+        credential(1, OWN),
+        credential(2, OTHER)
+    );
+    let mut gateway = Setup { more: more.leak(), ..Setup::default() }.start();
+    let percent = |text: &str| -> String { text.bytes().map(|byte| format!("%{byte:02X}")).collect() };
+    let search = |body: &str| post("/region/search-region", body);
+    let city = |query: &str| get(&format!("/region/city?{query}"));
+    let forms = |secret: &str| [percent(secret), hex::encode(secret), URL_SAFE_NO_PAD.encode(secret)];
+    let mut held = Vec::new();
+    for secret in [OWN, SECRET, OTHER] {
+        for form in forms(secret) {
+            held.push(city(&format!("x={form}")));
+            held.push(search(&format!(r#"{{"x":["my key is {form}"]}}"#)));
+        }
+        held.push(search(&format!(r#"{{"x":"{secret}"}}"#)));
+        held.push(city("province_id=31").header("accept-language", secret));
+    }
+    // A secret of its own may be part of another word.
+    held.push(city("x=plain-1.plain-Secret/without%2Bprefix_1and-more"));
+    for query in ["secret_key=abc", "a=1&Access-Token=abc", "a=1;password=x", "header=Authorization&value=abc"] {
+        held.push(city(query));
+    }
+    for body in [r#"{"secret_key":"abc"}"#, r#"{"a":[{"api_key":1}]}"#, r#"{"name":"Authorization","value":"abc"}"#] {
+        held.push(search(body));
+    }
+    for request in held {
+        for _ in 0..2 {
+            let response = gateway.send(request.clone().pair("plain-1", OWN));
+            let status = response.header("cache-status").expect("a status");
+            assert_eq!(status, "fastrac-gateway; fwd=bypass", "{request:?}");
+        }
+    }
+    for request in [search(r#"{"keyword":"Jl. Sudirman 12, secret garden"}"#), city("province_id=31&name=Budi")] {
+        gateway.send(request.clone().by("shop"));
+        assert_eq!(gateway.send(request.by("shop")).outcome(), "hit");
+    }
+    gateway.take_app().stop();
+    let snapshot = std::fs::read(gateway.folder.path().join("state/cache-snapshot")).expect("a file");
+    for secret in [OWN, SECRET, OTHER] {
+        for form in forms(secret).iter().map(String::as_str).chain([secret]) {
+            assert!(memchr::memmem::find(&snapshot, form.as_bytes()).is_none(), "{form}");
+        }
+    }
+}
+
 /// Secrets need not begin with `fgw_`, and an unknown caller may present anything: what a request presents, and words that
 /// the configuration knows by their digests, are withheld in every encoding, wherever the caller wrote them.
 #[test]
@@ -614,6 +679,8 @@ fn the_programs_log_shows_no_secret_at_any_level() {
     malformed.write(&preface);
     let response = Connection::open(program.data).send(&get("/region/province?token=fgw_canary_q").by("shop"));
     assert_eq!(response.outcome(), "ok");
+    let stored = Connection::open(program.data).send(&get("/region/province").by("shop"));
+    assert_eq!(stored.outcome(), "ok");
     assert!(malformed.read_piece(1 << 16) > 0, "nothing came of it");
     program.signal(Signal::TERM);
     program.ends(Duration::from_secs(20));

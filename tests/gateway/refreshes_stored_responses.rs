@@ -207,7 +207,7 @@ fn a_refresh_takes_no_probe_that_a_caller_needs() {
     gateway.sandbox.clear_faults();
     until("it is refreshed now", || {
         assert_eq!(gateway.send(numbered(0)).outcome(), "hit");
-        cities(&gateway, 200) == 2
+        cities(&gateway, 200) >= 2
     });
 }
 

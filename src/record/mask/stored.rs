@@ -1,0 +1,71 @@
+//! Whether a request may be remembered as it was written: the cache's key has its query and body, and is in the snapshot on the
+//! disk.
+//!
+//! Not if it holds a credential, of whatever kind the exchange log masks: one that the request has presented or that the
+//! configuration knows by its digest, a live one of an account, or what is named or looks like one. Pure; never fails.
+
+use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
+use serde_json::Value;
+
+use super::{
+    CallersText, Masker, Presented,
+    credential::{is_secret_name, looks_secret, may_name},
+    decoded,
+};
+
+/// What a stored response is found by, of a request.
+pub struct RememberedRequest<'a> {
+    pub target: &'a PathAndQuery,
+    /// JSON, or empty.
+    pub body: &'a [u8],
+    /// Those that its operation declares.
+    pub headers: &'a HeaderMap,
+}
+
+impl Masker {
+    /// Whether one of these texts holds a credential, as it is or encoded.
+    pub(in crate::record) fn holds_credential(&self, presented: &Presented, request: &RememberedRequest<'_>) -> bool {
+        let &RememberedRequest { target, body, headers } = request;
+        let parts = [target.path(), target.query().unwrap_or_default()];
+        let written = CallersText { target: parts.map(str::as_bytes), request_body: body, answer_body: b"" };
+        let mut values = headers.values().map(HeaderValue::as_bytes);
+        self.any_holds_live_secret(None, &[parts[0].as_bytes(), parts[1].as_bytes(), body])
+            || parts.into_iter().any(|part| self.uri_holds_live_secret(None, part) || pairs_hold(part))
+            || self.holds_encoded_secret(None, presented, &written)
+            || serde_json::from_slice(body).is_ok_and(|body| member_holds("", &body))
+            || values.any(|value| {
+                self.holds_live_secret(None, value)
+                    || self.holds_callers_secret(presented, value)
+                    || str::from_utf8(value).is_ok_and(looks_secret)
+            })
+    }
+}
+
+/// Whether one of the parameters in a query, or in a path, is a credential by its name or its look.
+fn pairs_hold(pairs: &str) -> bool {
+    pairs.split(['&', ';', '/']).any(|pair| match pair.split_once('=') {
+        Some((name, value)) => is_credential(&decoded(name), &decoded(value)),
+        None => looks_secret(&decoded(pair)),
+    })
+}
+
+/// The same of a member of a body, and of what is in it.
+fn member_holds(name: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(_) | Value::Number(_) => is_secret_name(name),
+        Value::String(value) => is_credential(name, value),
+        Value::Array(elements) => elements.iter().any(|element| member_holds(name, element)),
+        Value::Object(members) => {
+            members.iter().any(|(own, value)| member_holds(own, value) || is_secret_name(name) && !value.is_null())
+        }
+    }
+}
+
+/// Whether a value is a credential by its name or its look, or says that another one is.
+fn is_credential(name: &str, value: &str) -> bool {
+    (is_secret_name(name) && !value.is_empty())
+        || (may_name(name) && is_secret_name(value))
+        || looks_secret(name)
+        || looks_secret(value)
+}

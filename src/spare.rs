@@ -27,7 +27,7 @@ pub(crate) enum NotSpare {
     Paused,
     /// Requests wait for the account's budget, or too little of it is left.
     Scarce,
-    /// The account has one place in flight: nothing may occupy it that nobody waits for.
+    /// There is one place in flight that is not kept for orders: nothing may occupy it that nobody waits for.
     OnePlace,
 }
 
@@ -42,7 +42,7 @@ impl NotSpare {
 }
 
 /// Checks that no request waits for the account's budget, and that at least half of the burst and of the places in
-/// flight are left, and of the day's budget what belongs to the rest of the day ([`leaves_the_rest_of_the_day`]); and that
+/// flight that are not kept for orders are left, and of the day's budget what belongs to the rest of the day ([`leaves_the_rest_of_the_day`]); and that
 /// Fastrac is neither failing nor throttling.
 ///
 /// # Errors
@@ -59,12 +59,12 @@ pub(crate) fn check(account: &Account) -> Result<(), NotSpare> {
 /// # Errors
 /// [`NotSpare`].
 pub(crate) fn check_surplus(account: &Account, cost: u32) -> Result<(), NotSpare> {
-    let BudgetUsage { bucket, in_flight, .. } = usage(account)?;
-    if in_flight.limit <= 1 {
+    let BudgetUsage { bucket, of_others: places, .. } = usage(account)?;
+    if places.limit <= 1 {
         return Err(NotSpare::OnePlace);
     }
     let is_full = bucket.is_none_or(|bucket| bucket.left >= bucket.burst);
-    let leaves_places = in_flight.left.saturating_sub(1) * 2 >= in_flight.limit;
+    let leaves_places = places.left.saturating_sub(1) * 2 >= places.limit;
     if is_full && leaves_places && account.budget.may_spare(cost) { Ok(()) } else { Err(NotSpare::Scarce) }
 }
 
@@ -80,7 +80,7 @@ fn usage(account: &Account) -> Result<BudgetUsage, NotSpare> {
     }
     let second = usage.bucket.is_none_or(|bucket| bucket.left * 2 >= bucket.burst);
     let day = usage.windows.day.is_none_or(|day| leaves_the_rest_of_the_day(&day));
-    let places = usage.in_flight.left * 2 >= usage.in_flight.limit;
+    let places = usage.of_others.left * 2 >= usage.of_others.limit;
     if usage.waiting == 0 && second && day && places { Ok(usage) } else { Err(NotSpare::Scarce) }
 }
 

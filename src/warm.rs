@@ -132,7 +132,7 @@ pub enum WalkEnd {
     NotUnderstood,
     /// Storing another response might have evicted others.
     CacheFull,
-    /// The account has one place in flight, which a walk would take from callers.
+    /// The account has one place in flight that is not kept for orders, which a walk would take from callers.
     OnePlace,
     /// The responses name more ids than those of a region tree would.
     TooManyIds,

@@ -142,6 +142,8 @@ pub struct BudgetUsage {
     pub in_flight: WindowUsage,
     /// Places in flight that only orders may take. As many are kept for all others.
     pub kept_for_each: usize,
+    /// As `in_flight`, of what requests other than orders may take.
+    pub of_others: WindowUsage,
     /// Units used today; counted even without a limit.
     pub used_today: u64,
     /// Requests in the wait queue.
@@ -301,7 +303,7 @@ impl Budget {
 
     /// How much is used now.
     pub fn usage(&self) -> BudgetUsage {
-        let QueueUsage { second, per_second, paused_for, in_flight, places, kept_for_each, waiting } =
+        let QueueUsage { second, per_second, paused_for, in_flight, places, kept_for_each, of_others, waiting } =
             self.queue.usage();
         let today = self.queue.day.today();
         let left = |limit: u64| limit.saturating_sub(today.used);
@@ -312,6 +314,7 @@ impl Budget {
             windows: UsageByWindow { second: second.map(TokensLeft::window), day },
             in_flight: WindowUsage::of(places as u64, places.saturating_sub(in_flight) as u64, 0),
             kept_for_each,
+            of_others: WindowUsage::of(of_others.0 as u64, of_others.1 as u64, 0),
             used_today: today.used,
             waiting,
             learned: per_second,

@@ -157,6 +157,8 @@ pub(super) struct QueueUsage {
     pub(super) places: usize,
     /// Of `places`: only orders may take them. As many are kept for all others.
     pub(super) kept_for_each: usize,
+    /// Places that requests other than orders may take, and how many of them are free.
+    pub(super) of_others: (usize, usize),
     pub(super) waiting: usize,
 }
 
@@ -397,6 +399,7 @@ impl WaitQueue {
             in_flight: supply.places.in_flight(),
             places: supply.places.count(),
             kept_for_each: supply.places.kept_for_each(),
+            of_others: supply.places.of_others(),
             waiting: state.scheduler.waiting(),
         }
     }

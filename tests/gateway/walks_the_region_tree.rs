@@ -133,9 +133,13 @@ fn another_address_ends_it() {
 
 #[test]
 fn it_takes_the_only_place_in_flight_from_nobody() {
-    let gateway = Setup { budget: "in_flight = 1", ..Setup::default() }.start();
-    assert_eq!(walk(&gateway).ended, Some(WalkEnd::OnePlace));
-    assert_eq!(gateway.received().len(), 0);
+    // Of two, one is kept for orders, and of three.
+    for (budget, sent) in [("in_flight = 1", 0), ("in_flight = 2", 0), ("in_flight = 3", 1)] {
+        let gateway = Setup { budget, ..Setup::default() }.start();
+        lists(&gateway, "v2.province", "[]");
+        let end = if sent == 0 { WalkEnd::OnePlace } else { WalkEnd::Complete };
+        assert_eq!((walk(&gateway).ended, gateway.received().len()), (Some(end), sent), "{budget}");
+    }
 }
 
 /// The ids are sent as parameters: its path would be sent as it is in the configuration.

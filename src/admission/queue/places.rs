@@ -147,6 +147,11 @@ impl Places {
         if self.orders_come && self.count > 1 { self.count.div_ceil(8) } else { 0 }
     }
 
+    /// Places that requests other than orders may take, and how many of them are free.
+    pub(super) fn of_others(&self) -> (usize, usize) {
+        (self.count - self.kept_for_each(), self.free(Lane::Others))
+    }
+
     /// The kind that alone may take a place now, if there is one.
     pub(super) fn only(&self) -> Option<Lane> {
         [Lane::Orders, Lane::Others].into_iter().find(|lane| self.free(lane.other()) == 0)

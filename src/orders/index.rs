@@ -6,8 +6,7 @@
 //! Always holds: `by_key` contains exactly the orders that have a key; `by_content` exactly those that an equal order
 //! has to do with: under way, unknown, or with an answer that has reached nobody; `unknown` exactly the unknown ones,
 //! which `unknown_by_account` counts; `ends` contains exactly the orders that are no longer in flight; `ended` exactly
-//! those that only their key has to do with; `stored` exactly those with a stored answer, whose size in total is
-//! `stored_bytes`.
+//! those that only their key has to do with; `stored` exactly those with a stored answer.
 
 mod answers;
 mod archive;
@@ -17,15 +16,18 @@ mod recall;
 mod unknown;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 pub(super) use self::archive::ArchivedOrder;
-use self::entry::{AnswerLocation, OrderEntry};
 pub(super) use self::entry::{DeliveryProgress, OrderCaller};
 pub(super) use self::recall::{FoundAnswer, IndexMatch, OrderIdentity};
 pub use self::unknown::{UnderWayOrder, UnknownOrder};
+use self::{
+    answers::StoredAnswers,
+    entry::{AnswerLocation, OrderEntry},
+};
 use super::{
     fingerprint::OrderDigest,
     journal::{ANSWERS, AnswerResult, AnswerRow, ORDERS, OrderPhase, OrderRow, StoredAnswer},
@@ -64,10 +66,7 @@ pub(super) struct Index {
     ended: BTreeSet<u64>,
     /// How often orders have left because the archive has them.
     moves: u64,
-    /// Orders with a stored answer, oldest answer first.
-    stored: BTreeMap<u64, u64>,
-    next_stored: u64,
-    stored_bytes: u64,
+    stored: StoredAnswers,
     /// Answers that were written and may be undecided, oldest first: when, the order and its caller.
     written: VecDeque<(i64, u64, u64)>,
     limits: OrderLimits,
@@ -286,14 +285,14 @@ mod tests {
             assert_eq!(self.ends, over.map(|(n, order)| (order.ends_at(self.limits), *n)).collect());
             let known = self.orders.iter().filter(|(_, order)| !counts(order));
             assert_eq!(self.ended, known.map(|(n, _)| *n).collect());
-            assert_eq!(self.stored_bytes, self.orders.values().filter_map(|order| order.row.answer_bytes).sum::<u64>());
-            assert!(self.stored.iter().all(|(position, n)| self.orders[n].stored_at == *position));
+            assert_eq!(self.stored.bytes, self.orders.values().filter_map(|order| order.row.answer_bytes).sum::<u64>());
+            assert!(self.stored.each().all(|(position, n)| self.orders[&n].stored_at == position));
             assert_eq!(
-                self.stored.len(),
+                self.stored.each().count(),
                 self.orders.values().filter(|order| order.row.answer_bytes.is_some()).count()
             );
             let located = self.orders.values().filter(|order| !matches!(order.answer, AnswerLocation::None));
-            assert_eq!(self.stored.len(), located.count());
+            assert_eq!(self.stored.each().count(), located.count());
         }
     }
 }

@@ -72,6 +72,7 @@ use self::{
     journal::{ARCHIVED, ARCHIVED_KEY, ORDERS},
     limits::OrderLimits,
     placed::PlacedOrders,
+    presence::HAND_OVER,
     shared::{LoadedOrders, SharedOrders},
     withdrawn::FormerlyWithdrawn,
 };
@@ -161,7 +162,12 @@ impl Orders {
     pub async fn decide_deliveries(self) {
         loop {
             tokio::time::sleep(RESET_WITHIN).await;
-            self.inner.decide_written();
+            let written = self.inner.quiet_callers();
+            if !written.is_empty() {
+                // Their connections may just have read that it has not reached them.
+                tokio::time::sleep(HAND_OVER).await;
+                self.inner.decide_callers(written);
+            }
         }
     }
 

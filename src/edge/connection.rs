@@ -178,6 +178,7 @@ where
     };
     let shared_io = SharedIo::new(io);
     client.connection = Some(shared_io.link());
+    activity.receipts.are_of(shared_io.link());
     let io = DeferredWrite::new(DeadlineIo::new(shared_io.clone(), activity.clone(), heads));
     let followed = |io| TokioIo::new(FollowedIo::new(io, activity.clone()));
     let (shared, state) = (context.clone(), activity.clone());

@@ -465,11 +465,9 @@ impl<S: ClientSocket> DeadlineIo<S> {
         }
         if self.io.was_reset() {
             receipts.decide(|| true);
-        } else if self.activity.speaks_http2() {
-            // Sooner, it depends on what came (`frames`).
-            receipts.decide_late(|| self.io.has_unacknowledged());
-        } else {
-            receipts.read_on(|| self.io.has_unread(), || self.io.has_unacknowledged());
+        } else if !self.activity.speaks_http2() {
+            // Over HTTP/2, it depends on what came (`frames`).
+            receipts.read_on();
         }
     }
 
@@ -637,7 +635,7 @@ impl<S: AsyncWrite + ClientSocket + Unpin> AsyncWrite for DeadlineIo<S> {
         // TLS accepts bytes before it has written them.
         let polled = Pin::new(&mut self.io).poll_flush(cx);
         if matches!(polled, Poll::Ready(Ok(()))) {
-            self.activity.receipts.flushed(|| self.io.has_unread());
+            self.activity.receipts.flushed();
         }
         self.after_flush(polled, cx)
     }

@@ -91,6 +91,8 @@ impl<S> FollowedIo<S> {
             if resets.iter().any(|stream| self.answered.contains(stream)) {
                 receipts.decide(|| true);
             }
+            // Not before: a reset may have come in time and be read late.
+            receipts.decide_late();
             if receipts.undecided_until().is_none() {
                 self.answered.clear();
             }

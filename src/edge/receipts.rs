@@ -7,17 +7,21 @@
 //! last bytes were, because afterwards one that has left before cannot be told from one that has read it and closed. Must
 //! not know requests. Never fails.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::body::{RESET_WITHIN, Receipt};
+use crate::body::{CallerLink, RESET_WITHIN, Receipt};
 
 #[derive(Default)]
 pub(super) struct Receipts {
     taken: ReceiptList<Box<dyn Receipt>>,
     written: ReceiptList<WrittenReceipt>,
+    connection: OnceLock<CallerLink>,
 }
 
 struct WrittenReceipt {
@@ -56,6 +60,24 @@ impl<T> ReceiptList<T> {
 }
 
 impl Receipts {
+    /// They are those of this connection.
+    pub(super) fn are_of(&self, connection: CallerLink) {
+        // Only a second call could fail.
+        let _ = self.connection.set(connection);
+    }
+
+    fn has_unread(&self) -> bool {
+        self.connection.get().is_some_and(CallerLink::has_unread)
+    }
+
+    fn has_unacknowledged(&self) -> bool {
+        self.connection.get().is_some_and(CallerLink::has_unacknowledged)
+    }
+
+    fn has_more(&self) -> bool {
+        self.has_unread() || self.has_unacknowledged()
+    }
+
     /// The last byte of a response was taken: it is written with the next flush. hyper and h2 flush a connection only
     /// after they have written everything that they hold.
     pub(super) fn taken(&self, receipt: Option<Box<dyn Receipt>>) {
@@ -64,12 +86,12 @@ impl Receipts {
         }
     }
 
-    /// Everything that was taken is written. `has_unread`: something that the client has sent waits to be read.
-    pub(super) fn flushed(&self, has_unread: impl FnOnce() -> bool) {
+    /// Everything that was taken is written.
+    pub(super) fn flushed(&self) {
         if !self.taken.any() {
             return;
         }
-        let has_earlier = has_unread();
+        let has_earlier = self.has_unread();
         for mut receipt in self.taken.take() {
             receipt.written();
             self.written.push(WrittenReceipt { receipt, until: Instant::now() + RESET_WITHIN, has_earlier });
@@ -78,18 +100,18 @@ impl Receipts {
 
     /// The client has sent something, over HTTP/1.1: it has read on, if that came after what was written, and if everything
     /// that was is acknowledged.
-    pub(super) fn read_on(&self, has_unread: impl FnOnce() -> bool, has_unacknowledged: impl FnOnce() -> bool) {
+    pub(super) fn read_on(&self) {
         if !self.written.any() {
             return;
         }
         let mut written = self.written.list.lock();
         if written.iter().any(|written| written.has_earlier) {
-            let has_earlier = has_unread();
+            let has_earlier = self.has_unread();
             written.iter_mut().for_each(|written| written.has_earlier = has_earlier);
             return;
         }
         drop(written);
-        if !has_unacknowledged() {
+        if !self.has_unacknowledged() {
             self.decide(|| false);
         }
     }
@@ -125,11 +147,12 @@ impl Receipts {
         }
     }
 
-    /// Those that were written long enough ago have reached their caller, if everything is acknowledged.
-    pub(super) fn decide_late(&self, has_unacknowledged: impl FnOnce() -> bool) {
+    /// Those that were written long enough ago have reached their caller, if everything is acknowledged, and all that the client
+    /// has sent was read.
+    pub(super) fn decide_late(&self) {
         let now = Instant::now();
         let is_late = |written: &WrittenReceipt| written.until <= now;
-        if !self.written.any() || !self.written.list.lock().iter().any(is_late) || has_unacknowledged() {
+        if !self.written.any() || !self.written.list.lock().iter().any(is_late) || self.has_more() {
             return;
         }
         let (late, rest): (Vec<_>, _) = self.written.take().into_iter().partition(is_late);

@@ -129,6 +129,9 @@ impl OrderUnderWay {
 /// How long an equal order waits in case the caller of the first has already left, or already has its response, and the
 /// gateway is just about to see that.
 const MOMENT: Duration = Duration::from_millis(250);
+/// How long the thread of the caller's connection has for what it may just have read, which could say that the caller has not got
+/// the answer.
+pub(super) const HAND_OVER: Duration = Duration::from_millis(50);
 /// How often it is looked meanwhile whether an answer has reached the caller's machine: on a connection with other requests, it
 /// may be one of theirs that has not.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -154,8 +157,9 @@ impl OccupiedOrder {
     /// [`OccupiedOrder::refusal`], also if its caller gets the answer meanwhile: the equal one came before that.
     pub async fn freed(&self) -> Result<(), OrderRefusal> {
         let mut changed = self.changes_within(self.undecided).await;
-        if !changed && !self.orders.is_quiet(&self.caller) {
-            changed = self.changes_within(MOMENT).await;
+        if !changed {
+            let is_quiet = self.orders.is_quiet(&self.caller);
+            changed = self.changes_within(if is_quiet { HAND_OVER } else { MOMENT }).await;
         }
         // What is on its way after that second reaches a machine that takes nothing, or is gone.
         let until = Instant::now() + MOMENT;

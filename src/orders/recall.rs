@@ -151,7 +151,7 @@ impl Orders {
             })?;
             match &found {
                 IndexMatch::Occupied { number, caller, .. }
-                    if self.inner.undecided(caller, identity.connection.as_ref()).is_zero()
+                    if self.inner.is_decided_at_once(caller, identity.connection.as_ref())
                         && self.inner.check_caller(*number, caller) => {}
                 _ => return Ok(found),
             }

@@ -134,16 +134,24 @@ impl SharedOrders {
     }
 
     /// For how long it is still open whether an answer that was written has reached its caller, for an equal order that
-    /// comes by the connection `by`. A client that sends another order by the connection of its answer has read on.
+    /// comes by the connection `by`.
     pub(super) fn undecided(&self, caller: &OrderCaller, by: Option<&CallerLink>) -> Duration {
-        let connection = caller.connection.as_ref();
-        let has_read_on = connection.zip(by).is_some_and(|(connection, by)| connection.is(by));
         match caller.progress {
-            DeliveryProgress::Written { at } if !has_read_on && !connection.is_some_and(CallerLink::was_reset) => {
+            DeliveryProgress::Written { at } if !self.is_decided_at_once(caller, by) => {
                 Duration::from_millis(u64::try_from(at + RESET_WITHIN - self.now()).unwrap_or(0))
             }
             _ => Duration::ZERO,
         }
+    }
+
+    /// Whether what is known of an order's caller decides an equal order that comes by the connection `by`. A client that sends
+    /// another order by the connection of its answer has read on.
+    pub(super) fn is_decided_at_once(&self, caller: &OrderCaller, by: Option<&CallerLink>) -> bool {
+        let connection = caller.connection.as_ref();
+        let has_read_on = connection.zip(by).is_some_and(|(connection, by)| connection.is(by));
+        !matches!(caller.progress, DeliveryProgress::Written { .. })
+            || has_read_on
+            || connection.is_some_and(CallerLink::was_reset)
     }
 
     /// Whether nothing more is to be learned of an answer that was written: what its caller has sent has been read.
@@ -188,10 +196,17 @@ impl SharedOrders {
         true
     }
 
-    /// Decides whether answers have reached their callers that were written [`RESET_WITHIN`](crate::body::RESET_WITHIN) ago.
-    pub(super) fn decide_written(&self) {
-        let due = self.index.lock().written_long_ago(self.clock.now());
-        for (number, caller) in due {
+    /// The callers whose answers were written [`RESET_WITHIN`](crate::body::RESET_WITHIN) ago, and of whom nothing more is to be
+    /// learned.
+    pub(super) fn quiet_callers(&self) -> Vec<(u64, OrderCaller)> {
+        let mut written = self.index.lock().written_long_ago(self.clock.now());
+        written.retain(|(_, caller)| self.is_quiet(caller));
+        written
+    }
+
+    /// Decides whether answers have reached these callers.
+    pub(super) fn decide_callers(&self, callers: Vec<(u64, OrderCaller)>) {
+        for (number, caller) in callers {
             self.check_caller(number, &caller);
         }
     }

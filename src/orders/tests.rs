@@ -104,6 +104,13 @@ pub(super) fn order(request_id: &str) -> TestOrder {
     }
 }
 
+impl super::shared::SharedOrders {
+    /// Without the wait for other threads.
+    pub(super) fn decide_written(&self) {
+        self.decide_callers(self.quiet_callers());
+    }
+}
+
 impl TestOrder {
     pub(super) fn key(mut self, key: &str) -> Self {
         self.headers.append("idempotency-key", HeaderValue::from_str(key).unwrap());

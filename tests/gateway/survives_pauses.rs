@@ -4,7 +4,8 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    io::Write as _,
+    net::{SocketAddr, TcpStream},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -14,7 +15,8 @@ use fastrac_sandbox::{Act, CannedEnvelope, Fault, Sandbox};
 
 use crate::{
     bodies,
-    client::{Connection, Request, get, post, request},
+    client::{Connection, Request, find, get, post, request},
+    hostile::frames::{PREFACE, SETTINGS, frame, request_frames},
     isolates_slow_callers::{Seen, Windowed},
     process::Program,
     system_faults::{SystemFaults, begin, end},
@@ -114,6 +116,29 @@ fn responses_that_arrived_during_a_pause_are_passed_on() {
             assert_eq!(response.status, expected, "round {round}, caller {n}: {}", response.text());
         }
     }
+}
+
+/// It was given up in time, which is read late: the next equal order gets the response.
+#[test]
+fn a_stream_that_was_reset_during_a_pause_has_not_reached_its_caller() {
+    const RST_STREAM: u8 = 3;
+    let gateway = Pausable::start();
+    for round in 0..4 {
+        let order = post("/order/express", &bodies::order(round)).by("shop");
+        let mut stream = TcpStream::connect(gateway.program.data).expect("connected");
+        let frames = [PREFACE, &frame(SETTINGS, 0, 0, b""), &request_frames(1, &order)].concat();
+        stream.write_all(&frames).expect("written");
+        // Its last frame is the response's body.
+        until("the response has come", || {
+            let mut received = [0; 4096];
+            let length = stream.peek(&mut received).expect("frames");
+            find(&received[..length], b"success").is_some()
+        });
+        gateway.pause(|| stream.write_all(&frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes())).expect("written"));
+        let again = Connection::open(gateway.program.data).send(&order);
+        assert_eq!((again.status, again.header("idempotent-replayed")), (200, Some("true")), "{again:?}");
+    }
+    assert_eq!(gateway.sandbox.counters().orders.express, 4);
 }
 
 #[test]

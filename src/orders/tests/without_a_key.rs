@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::*;
-use crate::body::{CallerConnection, RESET_WITHIN};
+use crate::{
+    body::{CallerConnection, RESET_WITHIN},
+    orders::presence::HAND_OVER,
+};
 
 /// What an equal order gets.
 async fn given(id: &str, setup: &OrdersSetup) -> (StoredAnswer, CallerPresence) {
@@ -222,7 +225,7 @@ async fn an_equal_order_waits_until_it_is_decided_whether_an_answer_was_read() {
             connection.reset.store(reset, Relaxed);
         };
         let (freed, ()) = tokio::join!(waiting.freed(), gives_up);
-        assert_eq!((freed, began.elapsed()), (Ok(()), RESET_WITHIN));
+        assert_eq!((freed, began.elapsed()), (Ok(()), RESET_WITHIN + HAND_OVER));
         match second.recall_again(&setup.orders, &mut wait).await {
             Ok(Recall::Repeat(told, Some(_))) if reset => assert_eq!(*told, answer("r1", Sent::Yes)),
             Ok(Recall::New(..)) if !reset => {}

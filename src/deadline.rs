@@ -59,6 +59,11 @@ pub enum InvalidTimeout {
 }
 
 impl Deadline {
+    /// One that bounds nothing.
+    pub(crate) fn never() -> Self {
+        Deadline(Instant::now() + YEAR)
+    }
+
     /// `limit` after `began`; a year after it, if the clock does not reach that far.
     pub fn after(began: Instant, limit: Duration) -> Self {
         Deadline(began.checked_add(limit).unwrap_or(began + YEAR))
@@ -108,11 +113,12 @@ impl Deadline {
     }
 
     /// The output of `future`, or `None` if the deadline passes first, or `limit` of the time in which this thread runs: a
-    /// pause of the process counts as [`SLICE`] at most. For what others must have done in time, a disk say: they could not
+    /// pause of the process counts as [`SLICE`] at most, and [`LATE`]. For what others must have done in time, a disk say: they could not
     /// tell before the pause was over.
     pub(crate) async fn bound_running<F: Future>(self, limit: Duration, future: F) -> Option<F::Output> {
         let (mut future, mut left) = (pin!(future), limit);
         loop {
+            let began = Instant::now();
             let end = self.within(left.min(SLICE));
             if left <= SLICE || end == self {
                 return end.bound(future).await;
@@ -120,7 +126,7 @@ impl Deadline {
             if let Ok(output) = timeout_at(end.0, future.as_mut()).await {
                 return Some(output);
             }
-            left -= SLICE;
+            left = left.saturating_sub(began.elapsed().min(SLICE + LATE));
         }
     }
 }

@@ -2,15 +2,18 @@
 //!
 //! Callers come first; the admin port is drained after them, so that health is answered as long as anything is in progress.
 //! What always holds: the shutdown ends within `limits.drain` of its beginning, or [`CLOSING`] after it cut something
-//! off, whatever hangs: a disk, a name lookup, a thread; and [`SNAPSHOT_CLOSING`] after the drain if only the cache's
+//! off, in the time in which the process runs, whatever hangs: a disk, a name lookup, a thread; and [`SNAPSHOT_CLOSING`] after the drain if only the cache's
 //! snapshot does. What could not be ended is named in the log and left to the end of the process. Never fails.
 
 use std::{future::Future, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use super::{App, cache_snapshots::on_thread};
-use crate::edge::runtime::DataThread;
+use crate::{
+    deadline::{Deadline, until},
+    edge::runtime::DataThread,
+};
 
 /// How long the process may go on after the drain has cut something off, until threads, store and logs are closed.
 pub const CLOSING: Duration = Duration::from_secs(2);
@@ -38,27 +41,39 @@ impl App {
             limits.drain = Duration::ZERO;
         }
         let App { drain, threads, store, snapshots, ledger, audit, control, gateway, clock, acceptor, .. } = self;
-        let (began, cut_off) = (Instant::now(), Instant::now() + limits.drain);
+        let (began, mut cut_off) = (Instant::now(), Instant::now() + limits.drain);
         drain.begin();
         clock.block_on(async {
-            sleep(limits.drain_grace.min(limits.drain)).await;
+            let grace = limits.drain_grace.min(limits.drain);
+            sleep(grace).await;
             drain.stop.cancel();
             drain.tasks.close();
             drop(acceptor);
             // A data thread ends when the last sender to it is dropped.
             let ended = threads.into_iter().map(|DataThread { ended, heartbeat, .. }| (ended, heartbeat));
             let ended: Vec<_> = ended.collect();
-            if timeout_at(cut_off, drain.tasks.wait()).await.is_err() {
-                let left = drain.tasks.len();
+            let stop_admin = || {
+                drain.stop_admin.cancel();
+                drain.admin_tasks.close();
+            };
+            let drained = async {
+                drain.tasks.wait().await;
+                stop_admin();
+                drain.admin_tasks.wait().await;
+            };
+            // What arrived during a pause of the process is read after it.
+            if Deadline::never().bound_running(limits.drain - grace, drained).await.is_none()
+                && let left @ 1.. = drain.tasks.len()
+            {
                 tracing::warn!(left, "connections and orders are still in progress and are cut off");
             }
-            drain.stop_admin.cancel();
-            drain.admin_tasks.close();
-            let _ = timeout_at(cut_off, drain.admin_tasks.wait()).await;
+            stop_admin();
             drain.cut.cancel();
+            // Nor does it shorten the closing.
+            cut_off = cut_off.max(Instant::now());
 
             let (admin_by, end_by) = (Instant::now() + CLOSING / 4, Instant::now() + CLOSING / 2);
-            if timeout_at(admin_by, drain.admin_tasks.wait()).await.is_err() {
+            if until(admin_by, drain.admin_tasks.wait()).await.is_none() {
                 let left = drain.admin_tasks.len();
                 tracing::warn!(left, "commands of the admin port are still in progress and are cut off");
             }
@@ -115,7 +130,7 @@ fn close_by(cut_off: Instant, now: Instant) -> Instant {
 
 /// Waits for something to end, but not for longer than `close_by`.
 async fn bounded<T>(close_by: Instant, what: &str, end: impl Future<Output = T>) {
-    if timeout_at(close_by, end).await.is_err() {
+    if until(close_by, end).await.is_none() {
         tracing::error!("the shutdown does not wait any longer for {what}");
     }
 }

@@ -28,6 +28,7 @@ use super::{FAILED, WRONG, notify, output};
 use crate::{
     app::{App, CLOSING, ENDING, protect_memory},
     connector::Connector,
+    deadline::Deadline,
     files::{FileWatch, configuration::LoadError},
     gateway::Gateway,
     inspect,
@@ -191,13 +192,16 @@ impl Running {
         notifications.spawn(notify_systemd("STOPPING=1"));
         let drain = self.gateway.in_force.load().config.limits.drain;
         let _ = self.stop.send(());
+        // A pause of the process shows nothing of the shutdown.
+        let stopped = Deadline::never().bound_running(longest_stop(drain), self.stopped);
         tokio::select! {
-            _ = self.stopped => Ok(0),
-            () = received.end() => Ok(FAILED),
-            () = tokio::time::sleep(longest_stop(drain)) => {
-                tracing::error!("the shutdown hangs; the process ends without it");
+            stopped = stopped => {
+                if stopped.is_none() {
+                    tracing::error!("the shutdown hangs; the process ends without it");
+                }
                 Ok(0)
             }
+            () = received.end() => Ok(FAILED),
         }
     }
 }

@@ -454,3 +454,26 @@ fn idle_connections_take_no_descriptors_from_the_admin_port_and_fastrac() {
     assert!(!program.stderr().contains("could not be accepted"), "{}", program.stderr());
     terminate(&mut program);
 }
+
+/// A machine that was suspended meanwhile.
+#[test]
+fn a_pause_in_the_middle_of_a_stop_cuts_off_nothing_that_has_arrived() {
+    let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
+    let mut program = Program::start_as(&configuration(&url(fastrac.addr())), (ACCESS, SECRET), |_| {});
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    let closing = Duration::from_secs(2);
+    let slow = fastrac.fault(Fault::on("v2.city", Act::Pass).wait(DRAIN / 2));
+    let mut connection = Connection::open(program.data);
+    connection.write(&get("/region/city?province_id=31").by("shop").bytes());
+    until("it is sent", || fastrac.times_applied(slow) == Some(1));
+    program.signal(Signal::TERM);
+    until("it drains", || program.stderr().contains("draining"));
+    program.signal(Signal::STOP);
+    thread::sleep(DRAIN + closing + closing);
+    program.signal(Signal::CONT);
+    let response = connection.read_response("GET").map(|response| response.status);
+    assert_eq!(response, Some(200), "{}", program.stderr());
+    assert_eq!(program.ends(ENDS).code(), Some(0), "{}", program.stderr());
+    let said = program.stderr();
+    assert!(said.contains("stopped") && !said.contains("wait any longer"), "{said}");
+}

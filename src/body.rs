@@ -61,8 +61,7 @@ pub enum BodyError {
     Broken,
 }
 
-/// Heads up to this size are not claimed by themselves, in bytes: what a request that waits claims ([`memory::REQUEST`](crate::memory::REQUEST)) has room for
-/// most.
+/// Heads up to this size are part of what every waiting request claims ([`memory::REQUEST`](crate::memory::REQUEST)), in bytes.
 pub(crate) const SMALL_HEAD: usize = 4 * 1024;
 
 /// What a header field takes beside its name and value, in bytes: its places in the tables of a `HeaderMap`, which double.

@@ -41,8 +41,8 @@ const fn part_of(priority: Priority) -> usize {
 /// Most responses of Fastrac's are shorter, in bytes.
 const SHORT_RESPONSE: usize = 16 * 1024;
 
-/// What a request takes that waits, or whose response does, beside what is buffered of it, in bytes: its record, its futures, its
-/// HTTP/2 stream.
+/// What a waiting request takes, in bytes: a small head, its record, its futures, its HTTP/2 stream. A response that its caller
+/// does not take holds as much.
 pub(crate) const REQUEST: usize = 6 * 1024;
 
 /// Whose share it is.

@@ -72,8 +72,7 @@ where
     let operation = operation?.clone();
     snapshot.catalog.permit(service, &operation)?;
     // 3 the whole body; memory is claimed of a large head, and of every request that waits for anything
-    let share = || snapshot.memory_shares.of(Some(service));
-    let memory = || share().allowance(snapshot.catalog.services[service].config.priority);
+    let memory = || snapshot.memory_for(service);
     let _head = body::claim_head(&head, memory)?;
     let body = x.collect(pin!(body::collect(body, snapshot.limits.request_body, upload, memory)), memory).await?;
     if !operation.asks_cache() {

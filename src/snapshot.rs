@@ -21,7 +21,7 @@ use crate::{
     config::{Api, Class, LimitsConfig, MessagesConfig},
     fetched::SharedFetch,
     keys::{Keys, SourceId, Vault},
-    memory::{Memory, MemoryShares},
+    memory::{Memory, MemoryAllowance, MemoryShares},
     orders::Orders,
     record::{Recorder, RememberedRequest},
     spending::Spenders,
@@ -56,6 +56,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What the requests of a service may claim of the memory.
+    pub(crate) fn memory_for(&self, service: usize) -> MemoryAllowance {
+        let priority = self.catalog.services[service].config.priority;
+        self.memory_shares.of(Some(service)).allowance(priority)
+    }
+
     /// Whether a key has a credential of the request that it is made of, which came with these headers.
     pub(crate) fn key_holds_credential(&self, headers: &HeaderMap, key: &Key) -> bool {
         let Some(request) = key.request() else { return false };

@@ -71,7 +71,7 @@ pub struct Bounds {
     pub may_stream: bool,
     /// For what is read of the response.
     pub memory: MemoryAllowance,
-    /// An order: a caller who is told that it was not sent may not repeat it, so it is worth more to get it through.
+    /// It must never be executed twice, so that nobody but this function may send it again.
     pub is_order: bool,
 }
 

@@ -212,12 +212,10 @@ where
 
 /// Tells a client that there is no memory for the rest of its request's head.
 async fn refuse_head<S: AsyncRead + AsyncWrite + Unpin>(io: S, context: &Context) {
-    let record = context.current.load().recorder.unreadable(Some(503), Code::GatewayOverloaded);
     let message = "The gateway buffers as many bytes of request heads as it may (`limits.memory`); try again in 1 s, and \
                    send the head without pauses";
     let refusal = Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1));
-    let response = refusal.to_http1(&record.id);
-    drop(record);
+    let response = unread::refuse(&context.current.load().recorder, &refusal);
     respond(io, &response).await;
 }
 

@@ -25,6 +25,7 @@ use super::{
     linger::linger,
     runtime::AcceptedSocket,
     tls::TlsListener,
+    unread,
 };
 use crate::{outcome::Code, record::Metrics, refusal::Refusal, snapshot::Snapshot};
 
@@ -129,15 +130,14 @@ impl Acceptor {
     fn refuse(&self, mut socket: StdStream) {
         tracing::warn!("a connection was refused: there are as many as `limits.connections` allows");
         // With TLS it is only closed: a handshake would cost a connection.
-        let status = self.tls.is_none().then_some(503);
-        let record = self.current.load().recorder.unreadable(status, Code::GatewayOverloaded);
-        if status.is_none() {
-            return;
+        let recorder = self.current.load().recorder.clone();
+        if self.tls.is_some() {
+            return drop(recorder.unreadable(None, Code::GatewayOverloaded));
         }
         let message = "The gateway has as many connections as `limits.connections` allows; try again in 1 s";
         let refusal = Refusal::new(Code::GatewayOverloaded, message).retry_after(Duration::from_secs(1));
         // The send buffer of a new connection has room for it.
-        let _ = socket.write_all(&refusal.to_http1(&record.id));
+        let _ = socket.write_all(&unread::refuse(&recorder, &refusal));
         let Ok(permit) = self.refused.clone().try_acquire_owned() else { return };
         let Ok(socket) = TcpStream::from_std(socket) else { return };
         let cut = self.drain.cut.clone();

@@ -74,10 +74,6 @@ impl Receipts {
         self.connection.get().is_some_and(CallerLink::has_unacknowledged)
     }
 
-    fn has_more(&self) -> bool {
-        self.has_unread() || self.has_unacknowledged()
-    }
-
     /// The last byte of a response was taken: it is written with the next flush. hyper and h2 flush a connection only
     /// after they have written everything that they hold.
     pub(super) fn taken(&self, receipt: Option<Box<dyn Receipt>>) {
@@ -150,9 +146,12 @@ impl Receipts {
     /// Those that were written long enough ago have reached their caller, if everything is acknowledged, and all that the client
     /// has sent was read.
     pub(super) fn decide_late(&self) {
+        if !self.written.any() {
+            return;
+        }
         let now = Instant::now();
         let is_late = |written: &WrittenReceipt| written.until <= now;
-        if !self.written.any() || !self.written.list.lock().iter().any(is_late) || self.has_more() {
+        if !self.written.list.lock().iter().any(is_late) || self.has_unread() || self.has_unacknowledged() {
             return;
         }
         let (late, rest): (Vec<_>, _) = self.written.take().into_iter().partition(is_late);

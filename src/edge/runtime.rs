@@ -24,6 +24,7 @@ use super::{
     heartbeat::Heartbeat,
     linger,
     tls::{HandshakeResult, TLS_REQUIRED, TlsListener},
+    unread,
 };
 use crate::{
     caller::{Client, ClientCertificate},
@@ -170,8 +171,7 @@ async fn open_tls(socket: TcpStream, listener: Arc<TlsListener>, peer: Option<Ip
 
 /// Tells a client that speaks HTTP without TLS what is wrong, in HTTP.
 async fn refuse_cleartext(socket: TcpStream, context: &Context) {
-    let record = context.current.load().recorder.unreadable(Some(400), Code::RequestMalformed);
-    let response = Refusal::new(Code::RequestMalformed, TLS_REQUIRED).to_http1(&record.id);
-    drop(record);
+    let refusal = Refusal::new(Code::RequestMalformed, TLS_REQUIRED);
+    let response = unread::refuse(&context.current.load().recorder, &refusal);
     context.drain.cut.run_until_cancelled(linger::respond(socket, &response)).await;
 }

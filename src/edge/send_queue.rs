@@ -1,8 +1,8 @@
 //! Whether everything that was written to a connection has reached the other machine.
 //!
 //! A write is over once the kernel has the bytes. Those that the client's machine has not acknowledged, because it is gone or
-//! takes nothing, are in the socket's send queue, of which the sockets API tells nothing that is portable and safe to ask for; so
-//! the kernel is asked as `ss` asks it (sock_diag(7)). Where it does not answer (other systems, no netlink socket allowed),
+//! takes nothing, stay in the socket's send queue. Its length is read as `ss` reads it (sock_diag(7)): the ioctl for it
+//! (SIOCOUTQ) has no safe wrapper. Where it does not answer (other systems, no netlink socket allowed),
 //! nothing is known. Asked only about orders. Never fails.
 
 use std::{

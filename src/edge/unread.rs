@@ -6,11 +6,19 @@
 
 use std::{error::Error as StdError, sync::Arc};
 
+use bytes::Bytes;
+
 use super::{deadlines::Activity, heads::RefusedHeads};
-use crate::{outcome::Code, record::Recorder};
+use crate::{outcome::Code, record::Recorder, refusal::Refusal};
 
 /// hyper's response to a head that is too long.
 const FIELDS_TOO_LARGE: u16 = 431;
+
+/// The response to a client of whose request no head was read, which is counted and logged.
+pub(super) fn refuse(recorder: &Arc<Recorder>, refusal: &Refusal) -> Bytes {
+    let record = recorder.unreadable(Some(refusal.status.as_u16()), refusal.code);
+    refusal.to_http1(&record.id)
+}
 
 /// Reports heads that h2 has refused.
 pub(super) fn report(recorder: &Arc<Recorder>, refused: RefusedHeads) {

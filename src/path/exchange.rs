@@ -155,12 +155,10 @@ impl Exchange {
     /// Claims what its response takes until it is delivered, if the request has claimed nothing so far. One that has waited
     /// has: so no response to an order is given up.
     pub(super) fn claim_delivery(&mut self) -> Result<(), MemoryExhausted> {
-        let service = self.record.as_ref().and_then(Record::service);
-        let (shares, services) = (&self.snapshot.memory_shares, &self.snapshot.catalog.services);
-        let memory = service.map_or_else(
-            || shares.of_unidentified().allowance(Priority::High),
-            |service| shares.of(Some(service)).allowance(services[service].config.priority),
-        );
+        let memory = match self.record.as_ref().and_then(Record::service) {
+            Some(service) => self.snapshot.memory_for(service),
+            None => self.snapshot.memory_shares.of_unidentified().allowance(Priority::High),
+        };
         self.claim_room(|| memory)
     }
 

@@ -35,7 +35,7 @@ use crate::{
     upstream::Failure,
 };
 
-/// A fetch ends at about the same time as the wait of a request that began it, or joined it at its beginning.
+/// How far apart a fetch and the wait of a request may end that began together.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 /// A fetch to be done for all requests that wait for the same key.

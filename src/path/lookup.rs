@@ -47,11 +47,21 @@ impl Unanswered {
         mut claim: Claim,
     ) -> Result<Reply, Refusal> {
         let Unanswered::Fill(Fill { fallback: Some(fallback), .. }) = self else { return Err(refusal) };
-        call.claim_hit(x, &mut claim).await?;
-        call.record(&mut claim).await?;
-        claim.keep();
-        Ok(fallback.reply(None))
+        stale_instead(&fallback, x, call, &mut claim).await
     }
+}
+
+/// The stale response of a request for which Fastrac is not asked. It costs what a hit does.
+async fn stale_instead(
+    fallback: &Fallback,
+    x: &mut Exchange,
+    call: &Call,
+    claim: &mut Claim,
+) -> Result<Reply, Refusal> {
+    call.claim_hit(x, claim).await?;
+    call.record(claim).await?;
+    claim.keep();
+    Ok(fallback.reply(None))
 }
 
 /// Looks a request up in the cache, at `now`, and waits if another request is fetching it. `Continue`: Fastrac must be
@@ -105,10 +115,7 @@ pub(super) async fn lookup(
     }
     if let Err(full) = x.claim_room(|| call.upstream.allowance()) {
         let Some(fallback) = fallback else { return Err(full.into()) };
-        call.claim_hit(x, claim).await?;
-        call.record(claim).await?;
-        claim.keep();
-        return Ok(ControlFlow::Break(fallback.reply(None)));
+        return stale_instead(&fallback, x, call, claim).await.map(ControlFlow::Break);
     }
     Box::pin(Search { call, key, directives, reason, fallback }.join(x, claim)).await
 }

@@ -367,18 +367,22 @@ fn the_heads_of_requests_that_wait_are_claimed_too() {
     is_free(&gateway);
 }
 
+/// Connections without credentials that have each sent this, or were closed meanwhile.
+fn strangers(gateway: &TestGateway, number: usize, bytes: &[u8]) -> Vec<TcpStream> {
+    let open = |_| {
+        let mut stream = TcpStream::connect(gateway.data).expect("connected");
+        let _ = stream.write_all(bytes);
+        stream
+    };
+    (0..number).map(open).collect()
+}
+
 /// Of heads that are not complete, nobody knows whose they are.
 #[test]
 fn unfinished_heads_are_claimed_too_and_leave_others_their_room() {
     let gateway = gateway("memory = \"4MiB\"");
     let half = ["GET /region/province HTTP/1.1\r\nhost: gw\r\nx-long: ", &"x".repeat(50_000)].concat();
-    let strangers: Vec<_> = (0..80)
-        .map(|_| {
-            let mut stream = TcpStream::connect(gateway.data).expect("connected");
-            let _ = stream.write_all(half.as_bytes());
-            stream
-        })
-        .collect();
+    let strangers = strangers(&gateway, 80, half.as_bytes());
     until("some are refused", || gateway.metric("requests_total", &[("outcome", "overloaded")]) >= 30.0);
     assert!((300_000..600_000).contains(&used(&gateway)), "{}", used(&gateway));
     assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("office")).status, 200);
@@ -513,13 +517,7 @@ fn handshakes_that_are_not_complete_are_bounded() {
     let message = [&[1, 0, 0xff, 0xfb, 3, 3][..], &[b'x'; 65_000]].concat();
     let record = |part: &[u8]| [&[22, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat();
     let hello: Vec<u8> = message.chunks(16_000).flat_map(record).collect();
-    let strangers: Vec<_> = (0..30)
-        .map(|_| {
-            let mut stream = TcpStream::connect(gateway.data).expect("connected");
-            let _ = stream.write_all(&hello);
-            stream
-        })
-        .collect();
+    let strangers = strangers(&gateway, 30, &hello);
     until("some are closed", || gateway.metric("tls_handshakes_total", &[("result", "failed")]) >= 20.0);
     assert!((200_000..600_000).contains(&used(&gateway)), "{}", used(&gateway));
     h2::run(async {
@@ -540,13 +538,7 @@ fn unfinished_heads_over_http2_are_claimed_too() {
     let gateway = gateway("memory = \"4MiB\"");
     let block = [&[0x82, 0x87, 0x84][..], &[0x90; 500]].concat();
     let half = [PREFACE, &frame(SETTINGS, 0, 0, b""), &frame(HEADERS, END_STREAM, 1, &block)].concat();
-    let strangers: Vec<_> = (0..80)
-        .map(|_| {
-            let mut stream = TcpStream::connect(gateway.data).expect("connected");
-            let _ = stream.write_all(&half);
-            stream
-        })
-        .collect();
+    let strangers = strangers(&gateway, 80, &half);
     until("some are refused", || gateway.metric("requests_total", &[("outcome", "overloaded")]) >= 20.0);
     assert!((300_000..600_000).contains(&used(&gateway)), "{}", used(&gateway));
     assert_eq!(gateway.send(post("/tariff/express", bodies::TARIFF).by("office")).status, 200);

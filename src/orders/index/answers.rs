@@ -83,13 +83,9 @@ impl StoredAnswers {
         let at = self.next;
         self.next += 1;
         self.bytes += bytes;
-        if !self.services.contains_key(service) {
-            self.services.insert(service.to_owned(), AnswersOfService::default());
-        }
-        if let Some(of) = self.services.get_mut(service) {
-            of.orders.insert(at, number);
-            of.bytes += bytes;
-        }
+        let of = self.services.entry(service.to_owned()).or_default();
+        of.orders.insert(at, number);
+        of.bytes += bytes;
         at
     }
 

@@ -13,7 +13,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -63,6 +63,18 @@ pub struct Client {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// `None` in tests.
     pub connection: Option<CallerLink>,
+    /// Whether a request of its connection has identified a service.
+    pub identified: Arc<AtomicBool>,
+}
+
+impl Client {
+    /// Notes that a request has identified a service.
+    pub(crate) fn is_known(&self) {
+        // Written once, so that the threads do not contend for the cache line.
+        if !self.identified.load(Relaxed) {
+            self.identified.store(true, Relaxed);
+        }
+    }
 }
 
 /// The credentials of all services.

@@ -37,6 +37,7 @@ use tokio::{
 use super::{
     Drain,
     client_socket::ClientSocket,
+    connection_limit::{SETTLED, Standing},
     deadlines::{Activity, DeadlineIo},
     departure::DepartureWatch,
     frames::FollowedIo,
@@ -49,7 +50,7 @@ use super::{
 use crate::{
     body::{Body, Delivery, Receipt},
     caller::Client,
-    deadline::LateTimer,
+    deadline::{LateTimer, within},
     deferred_write::DeferredWrite,
     outcome::Code,
     path::{self, Arrival, ConnectionClose, ResponseStart},
@@ -166,9 +167,9 @@ impl Protocol {
     }
 }
 
-/// Serves a connection until it ends by itself or is ended by the drain. `client` is who
-/// opened it.
-pub async fn serve<S>(io: S, protocol: Protocol, mut client: Client, context: Arc<Context>)
+/// Serves a connection until it ends by itself, is ended by the drain, or is a stranger's that makes room for another one.
+/// `client` is who opened it.
+pub async fn serve<S>(io: S, protocol: Protocol, mut client: Client, standing: &Standing, context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + ClientSocket + Unpin + Send + 'static,
 {
@@ -185,21 +186,25 @@ where
     let service = service_fn(move |request| shared.serve_request(request, &state, client.clone()));
     let watch = DepartureWatch::new(shared_io.clone(), activity.clone());
     match protocol {
-        Protocol::Http1 => drive(context.http1.serve_connection(TokioIo::new(io), service), &context, watch).await,
+        Protocol::Http1 => {
+            drive(context.http1.serve_connection(TokioIo::new(io), service), &context, watch, standing).await
+        }
         // Boxed, so that the future of an idle HTTP/1 connection is not as large as these.
         Protocol::Http2 => {
-            Box::pin(drive(context.http2.serve_connection(followed(io), service), &context, watch)).await;
+            Box::pin(drive(context.http2.serve_connection(followed(io), service), &context, watch, standing)).await;
         }
         Protocol::Either => {
-            Box::pin(drive(context.either.serve_connection(followed(io), service), &context, watch)).await;
+            Box::pin(drive(context.either.serve_connection(followed(io), service), &context, watch, standing)).await;
         }
     }
     if activity.has_unended_response() {
         shared_io.reset_on_close();
     } else if activity.is_head_refused() && !activity.is_on_http2() {
-        context.drain.cut.run_until_cancelled(Box::pin(refuse_head(shared_io.clone(), &context))).await;
+        let refuses = standing.run_until_told(Box::pin(refuse_head(shared_io.clone(), &context)));
+        context.drain.cut.run_until_cancelled(refuses).await;
     } else if activity.lingers(|| context.drain.stopped() && shared_io.has_unread()) {
-        context.drain.cut.run_until_cancelled(Box::pin(linger(shared_io.clone()))).await;
+        let lingers = standing.run_until_told(Box::pin(linger(shared_io.clone())));
+        context.drain.cut.run_until_cancelled(lingers).await;
     } else if let Some(until) = activity.receipts.undecided_until().filter(|_| !shared_io.was_reset()) {
         let waits = context.drain.cut.run_until_cancelled(Box::pin(await_reset(shared_io.clone(), until)));
         if waits.await.is_none() {
@@ -219,8 +224,16 @@ async fn refuse_head<S: AsyncRead + AsyncWrite + Unpin>(io: S, context: &Context
     respond(io, &response).await;
 }
 
+/// Why a connection is not simply polled any more.
+enum Ending<T> {
+    Ended(T),
+    /// It is a stranger's, and there are as many connections as may be.
+    MakesRoom,
+    Drains,
+}
+
 /// Polls a connection to its end.
-async fn drive<C, S>(connection: C, context: &Context, mut watch: DepartureWatch<S>)
+async fn drive<C, S>(connection: C, context: &Context, mut watch: DepartureWatch<S>, standing: &Standing)
 where
     C: GracefulConnection,
     C::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -229,10 +242,14 @@ where
     let activity = &*watch.activity.clone();
     let mut connection = std::pin::pin!(connection);
     let mut stopped = std::pin::pin!(context.drain.stop.cancelled());
+    let mut told = std::pin::pin!(standing.told());
     let (mut registered, mut sent_goaway) = (false, false);
     let ended = std::future::poll_fn(|cx| {
         if let Poll::Ready(ended) = poll(connection.as_mut(), context, &mut watch, cx) {
-            return Poll::Ready(Some(ended));
+            return Poll::Ready(Ending::Ended(ended));
+        }
+        if standing.is_to_leave() && !activity.is_busy() {
+            return Poll::Ready(Ending::MakesRoom);
         }
         // HTTP/2 has no `Connection: close`. GOAWAY comes while a request is in progress: a client that is just sending
         // its first could not send it.
@@ -241,22 +258,35 @@ where
             activity.heads.go_away();
             connection.as_mut().graceful_shutdown();
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                return Poll::Ready(Some(ended));
+                return Poll::Ready(Ending::Ended(ended));
             }
         }
-        // The first poll registers the waker; afterwards checking the flag is enough, and cheaper.
-        if std::mem::replace(&mut registered, true) && !context.drain.stopped() {
+        // The first poll registers the waker; afterwards checking the flags is enough, and cheaper.
+        let registered = std::mem::replace(&mut registered, true);
+        if !registered && told.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        if registered && !context.drain.stopped() {
             return Poll::Pending;
         }
-        stopped.as_mut().poll(cx).map(|()| None)
+        stopped.as_mut().poll(cx).map(|()| Ending::Drains)
     });
     let ended = match ended.await {
-        Some(ended) => ended,
-        None => tokio::select! {
+        Ending::Ended(ended) => ended,
+        // What it was told lately, it can still read.
+        Ending::MakesRoom if activity.since_last_head() < SETTLED => {
+            let winds_down = within(SETTLED, wind_down(connection, context, &mut watch));
+            context.drain.cut.run_until_cancelled(winds_down).await.flatten().unwrap_or(Ok(()))
+        }
+        Ending::MakesRoom => Ok(()),
+        Ending::Drains => tokio::select! {
             ended = wind_down(connection, context, &mut watch) => ended,
             () = context.drain.cut.cancelled() => return,
         },
     };
+    if standing.is_to_leave() && activity.is_in_head() {
+        return drop(context.current.load().recorder.unreadable(None, Code::GatewayOverloaded));
+    }
     let error = ended.err().map(Into::into);
     unread::report_at_end(&context.current.load().recorder, activity, error.as_deref());
 }

@@ -376,6 +376,12 @@ impl Activity {
         self.in_head.load(Relaxed)
     }
 
+    /// How long ago the last head began; if there was none, the connection.
+    pub(super) fn since_last_head(&self) -> Duration {
+        let began = self.head_began.load(Relaxed).max(self.request_began.load(Relaxed));
+        Instant::now().duration_since(self.instant_of(began))
+    }
+
     /// Whether the connection ends because there was no memory for the head that has begun.
     pub(super) fn is_head_refused(&self) -> bool {
         self.head_refused.load(Relaxed)

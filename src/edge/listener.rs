@@ -1,8 +1,8 @@
 //! Listening sockets: bound before anything is started or inherited from systemd, and the accept loop.
 //!
 //! What always holds: a listening socket has the longest backlog that the system allows; at most
-//! `limits.connections` connections at a time, a further one is told so (503), counted and logged; an accept error never
-//! ends the loop. The drain waits for the accept loops: when one closes its own socket, every connection that the kernel
+//! `limits.connections` connections at a time; a further one for which no stranger makes room is told so (503), counted and
+//! logged; an accept error never ends the loop. The drain waits for the accept loops: when one closes its own socket, every connection that the kernel
 //! has completed is served first, and an inherited socket is left to the next process. This file must not know requests.
 
 use std::{
@@ -102,7 +102,10 @@ impl Acceptor {
                 () = self.drain.stop.cancelled() => break,
             };
             match accepted {
-                Ok((socket, _)) => self.take(socket.into_std(), &mut next),
+                Ok((socket, peer)) => {
+                    let admitted = self.limit.admit_for_strangers(Some(peer.ip())).await;
+                    self.take(socket.into_std(), admitted, &mut next);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted; it waits in the backlog");
                     sleep(ACCEPT_PAUSE).await;
@@ -110,19 +113,24 @@ impl Acceptor {
             }
         }
         if !self.inherited {
-            close(listener, |socket| self.take(socket, &mut next)).await;
+            let admit = |socket: &StdStream| self.limit.admit(socket.peer_addr().ok().map(|peer| peer.ip()));
+            close(listener, |socket| {
+                let admitted = socket.as_ref().ok().and_then(admit);
+                self.take(socket, admitted, &mut next);
+            })
+            .await;
         }
     }
 
-    /// Hands a connection to the next data thread.
-    fn take(&self, socket: io::Result<StdStream>, next: &mut usize) {
+    /// Hands a connection to the next data thread, or refuses it.
+    fn take(&self, socket: io::Result<StdStream>, admitted: Option<AdmittedConnection>, next: &mut usize) {
         let Ok(socket) = socket else { return };
-        let Some(counted) = self.limit.admit() else {
+        let Some(admitted) = admitted else {
             return self.refuse(socket);
         };
-        let guard = connection_guard(counted, &self.metrics, &self.drain);
+        let guard = connection_guard(&self.metrics, &self.drain);
         // Fails only if the data thread has ended, which happens only at the end of the process.
-        let _ = self.threads[*next].send(AcceptedSocket { socket, tls: self.tls.clone(), guard });
+        let _ = self.threads[*next].send(AcceptedSocket { socket, tls: self.tls.clone(), admitted, guard });
         *next = (*next + 1) % self.threads.len();
     }
 
@@ -148,9 +156,9 @@ impl Acceptor {
     }
 }
 
-/// What a connection holds from accept to close: its permit, its count, and its place among what the drain waits for.
-fn connection_guard(counted: AdmittedConnection, metrics: &Arc<Metrics>, drain: &Drain) -> Box<dyn Send> {
-    Box::new((counted, metrics.client_connection(), drain.tasks.token()))
+/// What a connection holds from accept to close beside its permit: its count, and its place among what the drain waits for.
+fn connection_guard(metrics: &Arc<Metrics>, drain: &Drain) -> Box<dyn Send> {
+    Box::new((metrics.client_connection(), drain.tasks.token()))
 }
 
 /// Closes a listening socket of this process. The kernel resets what is in the backlog at that moment, so it is served first.
@@ -215,11 +223,11 @@ mod tests {
 
     #[test]
     fn the_drain_waits_for_a_connection_that_no_data_thread_has_seen_yet() {
-        let (limit, drain) = (ConnectionLimit::new(1), Drain::default());
-        let guard = connection_guard(limit.admit().unwrap(), &Metrics::new().unwrap(), &drain);
-        assert!(!drain.tasks.is_empty() && limit.admit().is_none());
+        let drain = Drain::default();
+        let guard = connection_guard(&Metrics::new().unwrap(), &drain);
+        assert!(!drain.tasks.is_empty());
         drop(guard);
-        assert!(drain.tasks.is_empty() && limit.admit().is_some());
+        assert!(drain.tasks.is_empty());
     }
 
     /// A client that is connected is served, whenever it came: one that is not can try elsewhere.

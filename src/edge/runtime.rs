@@ -4,12 +4,7 @@
 //! turn, and a connection stays where it began. A thread ends when no socket can come any more and all tasks
 //! are done, or when the drain cuts off what is left. It then waits for nothing: name lookups that hang are left behind.
 
-use std::{
-    io,
-    net::{IpAddr, TcpStream as StdStream},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::TcpStream as StdStream, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -21,6 +16,7 @@ use tokio::{
 
 use super::{
     connection::{self, Context, FIRST_REQUEST, Protocol},
+    connection_limit::{AdmittedConnection, Standing},
     heartbeat::Heartbeat,
     linger,
     tls::{HandshakeResult, TLS_REQUIRED, TlsListener},
@@ -48,7 +44,9 @@ pub struct AcceptedSocket {
     pub socket: StdStream,
     /// `None`: the listener is cleartext.
     pub tls: Option<Arc<TlsListener>>,
-    /// Holds the permit for one of `limits.connections`, and counts the connection, until it ends.
+    /// The permit for one of `limits.connections`, until the connection ends.
+    pub admitted: AdmittedConnection,
+    /// Counts the connection until it ends.
     pub guard: Box<dyn Send>,
 }
 
@@ -107,7 +105,7 @@ async fn run(mut sockets: UnboundedReceiver<AcceptedSocket>, context: Arc<Contex
 }
 
 async fn open(accepted: AcceptedSocket, context: Arc<Context>) {
-    let AcceptedSocket { socket, tls, guard } = accepted;
+    let AcceptedSocket { socket, tls, admitted, guard } = accepted;
     let Ok(socket) = TcpStream::from_std(socket) else {
         return drop(context.current.load().recorder.unreadable(None, Code::GatewayOverloaded));
     };
@@ -117,17 +115,18 @@ async fn open(accepted: AcceptedSocket, context: Arc<Context>) {
     // Not available on every system; it only makes progress visible earlier.
     #[cfg(target_os = "linux")]
     let _ = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
+    let client = Client { peer, identified: admitted.standing.identified.clone(), ..Client::default() };
     match tls {
         None => {
-            if let Some(protocol) = peek_protocol(&socket, &context).await {
-                let client = Client { peer, ..Client::default() };
-                connection::serve(socket, protocol, client, context).await;
+            let peek = peek_protocol(&socket, &context);
+            if let Some(Some(protocol)) = admitted.standing.run_until_told(peek).await {
+                connection::serve(socket, protocol, client, &admitted.standing, context).await;
             }
         }
         // Boxed: most connections are cleartext, and their future should not be as large as a TLS session.
-        Some(tls) => Box::pin(open_tls(socket, tls, peer, context)).await,
+        Some(tls) => Box::pin(open_tls(socket, tls, client, &admitted.standing, context)).await,
     }
-    drop(guard);
+    drop((admitted, guard));
 }
 
 /// Detects the protocol from the first bytes without consuming them. `None`: the peer sent nothing in time.
@@ -147,24 +146,33 @@ async fn peek_protocol(socket: &TcpStream, context: &Context) -> Option<Protocol
 }
 
 /// Accepts TLS. A handshake may take as long as a request head (`limits.header_read`), from its first byte.
-async fn open_tls(socket: TcpStream, listener: Arc<TlsListener>, peer: Option<IpAddr>, context: Arc<Context>) {
-    if peek_protocol(&socket, &context).await.is_none() {
-        return;
-    }
-    let (within, share) = {
-        let current = context.current.load();
-        (current.limits.header_read, current.memory_shares.of_unidentified().clone())
+async fn open_tls(
+    socket: TcpStream,
+    listener: Arc<TlsListener>,
+    client: Client,
+    standing: &Standing,
+    context: Arc<Context>,
+) {
+    let handshake = async {
+        peek_protocol(&socket, &context).await?;
+        let (within, share) = {
+            let current = context.current.load();
+            (current.limits.header_read, current.memory_shares.of_unidentified().clone())
+        };
+        Some(listener.handshake(socket, within, Some(share)).await)
     };
-    match listener.handshake(socket, within, Some(share)).await {
+    let Some(Some(result)) = standing.run_until_told(handshake).await else { return };
+    match result {
         HandshakeResult::Tls(stream) => {
             let session = stream.get_ref().1;
             let protocol = if session.alpn_protocol() == Some(b"h2") { Protocol::Http2 } else { Protocol::Http1 };
             let leaf = session.peer_certificates().and_then(<[_]>::first);
             let certificate = leaf.map(|leaf| Arc::new(ClientCertificate::of(leaf)));
-            let client = Client { peer, certificate, connection: None };
-            connection::serve(stream, protocol, client, context).await;
+            connection::serve(stream, protocol, Client { certificate, ..client }, standing, context).await;
         }
-        HandshakeResult::Cleartext(socket) => refuse_cleartext(socket, &context).await,
+        HandshakeResult::Cleartext(socket) => {
+            standing.run_until_told(refuse_cleartext(socket, &context)).await;
+        }
         HandshakeResult::Failed => {}
     }
 }

@@ -125,6 +125,7 @@ impl Exchange {
     }
 
     pub(super) fn identified(&mut self, service: usize) {
+        self.client.is_known();
         if let Some(record) = &mut self.record {
             record.identified(service);
         }

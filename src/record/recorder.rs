@@ -337,7 +337,10 @@ impl Record {
         let facts = std::mem::replace(&mut self.facts, nothing);
         let recorder = Arc::clone(&self.recorder);
         let size = usize::try_from(plan.body_bytes + LINE_SIZE).unwrap_or(usize::MAX);
-        let line = DeferredLine::new(size, move |out| recorder.format(out, &facts, plan));
+        let line = DeferredLine::new(size, move |out, has_time| {
+            let bodies_readable = plan.bodies_readable && has_time;
+            recorder.format(out, &facts, LinePlan { bodies_readable, ..plan });
+        });
         self.recorder.log.append(NewLine::Deferred(line), plan.importance, reservation);
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     authority::Authority,
-    client::{Connection, post, request},
+    client::{Connection, get, post, request},
     hostile::frames::{
         CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, block, frame,
     },
@@ -36,10 +36,11 @@ fn counted(gateway: &TestGateway, outcome: &str, count: usize) {
     assert_eq!(early(gateway, outcome), count as f64, "{what}");
 }
 
-/// Occupies all places of a gateway.
-fn occupy(gateway: &TestGateway, places: usize) -> Vec<TcpStream> {
-    let idle = (0..places).map(|_| TcpStream::connect(gateway.data).expect("connected")).collect();
-    until("all places are taken", || gateway.metric("client_connections", &[]) == places as f64);
+/// Occupies all places of a gateway, with connections of a caller.
+fn occupy(gateway: &TestGateway, places: usize) -> Vec<Connection> {
+    let mut idle: Vec<_> = (0..places).map(|_| gateway.connect()).collect();
+    idle.iter_mut().for_each(|one| assert_eq!(one.send(&get("/courier/all").by("shop")).status, 200));
+    assert_eq!(gateway.metric("client_connections", &[]), places as f64);
     idle
 }
 
@@ -70,7 +71,34 @@ fn connections_beyond_the_limit_are_counted_and_logged_and_can_read_why_while_th
     }
     counted(&gateway, "overloaded", lengths.len());
     assert_eq!(gateway.metric("client_connections", &[]), 2.0);
-    assert_eq!(gateway.received().len(), 0);
+    assert_eq!(gateway.received().len(), 1, "by the callers that hold the places");
+}
+
+/// Whoever could connect kept callers out for `limits.idle`.
+#[test]
+fn connections_without_an_identified_request_make_room_for_new_ones() {
+    let gateway = Setup { limits: "connections = 4", ..Setup::default() }.start();
+    let mut strangers: Vec<_> = (0..4).map(|_| gateway.connect()).collect();
+    strangers[1].write(b"GET /courier/all HTTP/1.1\r\nhost: gw\r\n");
+    assert_eq!(strangers[2].send(&get("/courier/all").by("nobody")).status, 401);
+    strangers[3].write(PREFACE);
+    std::thread::sleep(Duration::from_millis(1_100));
+    let lookup = get("/courier/all").by("shop");
+    let mut callers: Vec<_> = (0..4)
+        .map(|_| {
+            let mut caller = gateway.connect();
+            assert_eq!(caller.send(&lookup).status, 200);
+            caller
+        })
+        .collect();
+    assert!(strangers[..3].iter_mut().all(Connection::ends));
+    // The half head; the 401 has its own outcome.
+    counted(&gateway, "overloaded", 1);
+    // Who was identified keeps its place.
+    std::thread::sleep(Duration::from_millis(1_100));
+    let mut caller = gateway.connect();
+    assert_eq!(caller.read_response("GET").expect("a response").status, 503);
+    assert!(callers.iter_mut().all(|caller| caller.send(&lookup).status == 200));
 }
 
 #[test]
@@ -111,7 +139,8 @@ fn open(gateway: SocketAddr) -> usize {
 fn connections_beyond_the_limit_are_counted_with_tls_too() {
     let certificates = Certificates::new();
     let gateway = Setup { limits: "connections = 1", ..Setup::with_tls(&certificates) }.start();
-    let _idle = occupy(&gateway, 1);
+    // It is not old enough to make room.
+    let _idle = TcpStream::connect(gateway.data).expect("connected");
     assert!(Connection::over_tls(gateway.data, &Authority::new().trusting(None, &[])).is_err());
     counted(&gateway, "overloaded", 1);
     let line = &gateway.lines(1)[0];

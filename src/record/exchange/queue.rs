@@ -90,8 +90,8 @@ impl Sizes {
     }
 }
 
-/// Appends a line to a buffer.
-type FormatLine = dyn FnOnce(&mut Vec<u8>) + Send;
+/// Appends a line to a buffer; with its bodies or, if there is no time for them, without.
+type FormatLine = dyn FnOnce(&mut Vec<u8>, bool) + Send;
 
 /// A line whose formatting is left to the writer, because it takes long.
 pub(in crate::record) struct DeferredLine {
@@ -101,7 +101,10 @@ pub(in crate::record) struct DeferredLine {
 }
 
 impl DeferredLine {
-    pub(in crate::record) fn new(size: usize, format: impl FnOnce(&mut Vec<u8>) + Send + 'static) -> DeferredLine {
+    pub(in crate::record) fn new(
+        size: usize,
+        format: impl FnOnce(&mut Vec<u8>, bool) + Send + 'static,
+    ) -> DeferredLine {
         DeferredLine { size, format: Box::new(format) }
     }
 }
@@ -137,13 +140,18 @@ enum ChunkContent {
 }
 
 impl Chunk {
-    /// Its lines.
-    pub(super) fn into_lines(self) -> Vec<u8> {
+    /// Whether it is a line that is still to be formatted.
+    pub(super) fn is_deferred(&self) -> bool {
+        matches!(self.content, ChunkContent::Deferred(_))
+    }
+
+    /// Its lines. Those that are still to be formatted get their bodies only if there is time.
+    pub(super) fn into_lines(self, has_time: bool) -> Vec<u8> {
         match self.content {
             ChunkContent::Lines(lines) => lines,
             ChunkContent::Deferred(DeferredLine { size, format }) => {
                 let mut line = Vec::with_capacity(size);
-                format(&mut line);
+                format(&mut line, has_time);
                 line.push(b'\n');
                 line
             }

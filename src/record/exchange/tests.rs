@@ -378,6 +378,36 @@ mod withstands {
     const TICKS: Duration = Duration::from_millis(400);
 }
 
+/// Lines that take long to be masked were lost at a stop, and those behind them.
+#[test]
+fn bodies_are_left_out_once_the_time_for_closing_is_half_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("exchanges.jsonl");
+    let metrics = Metrics::new().unwrap();
+    let log = ExchangeLog::open(&config(&path, 1 << 30), &metrics, &Arc::default()).unwrap();
+    let within = Duration::from_secs(2);
+    let (closes, closing) = std::sync::mpsc::channel();
+    let first = move |out: &mut Vec<u8>, has_time| {
+        out.extend_from_slice(format!("{{\"bodies\":{has_time}").as_bytes());
+        closing.recv().unwrap();
+        std::thread::sleep(within / 2 + within / 8);
+    };
+    let next = |out: &mut Vec<u8>, has_time| out.extend_from_slice(format!("{{\"bodies\":{has_time}").as_bytes());
+    for line in [DeferredLine::new(9, first), DeferredLine::new(9, next)] {
+        log.append(NewLine::Deferred(line), Importance::Ordinary, None);
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| log.close(within));
+        while !log.queues.as_ref().unwrap().identified.queue.lock().is_closing() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        closes.send(()).unwrap();
+    });
+    let bodies: Vec<_> = values(&path).iter().map(|line| line["bodies"].clone()).collect();
+    assert_eq!(bodies, [true, false]);
+    assert!(metrics.text().contains("fastrac_gateway_log_bodies_dropped_total 1"));
+}
+
 /// Requests of unknown callers beside those of services.
 mod keeps_apart {
     use super::*;

@@ -1,7 +1,8 @@
 //! The thread that writes a queue to its output.
 //!
 //! Ends only when the log is closed: after all lines are written, or when the output has accepted nothing until
-//! the time that [`SharedQueue::close`] was given. A failed write is retried, and the gateway is degraded meanwhile, as it is
+//! the time that [`SharedQueue::close`] was given; from then on, lines are written without their bodies, which take most of
+//! the time. A failed write is retried, and the gateway is degraded meanwhile, as it is
 //! while a write hangs; lines that are given up are counted as dropped, all others as written, and events as neither.
 
 use std::{
@@ -105,7 +106,11 @@ impl LogWriter {
             }
             for chunk in batch.chunks {
                 let sizes = chunk.sizes;
-                match catch_unwind(AssertUnwindSafe(|| chunk.into_lines())) {
+                let has_time = !self.shared.queue.lock().gives_up();
+                if !has_time && chunk.is_deferred() {
+                    self.shared.counters.bodies_dropped();
+                }
+                match catch_unwind(AssertUnwindSafe(|| chunk.into_lines(has_time))) {
                     Ok(lines) => self.write(&lines),
                     // Logged by the panic hook.
                     Err(_) => self.shared.counters.dropped(1),

@@ -309,6 +309,15 @@ mod hides {
         }
     }
 
+    /// The log's thread would look for words in it for 80 ms a MiB.
+    #[test]
+    fn names_that_are_longer_than_any_name_with_their_values() {
+        let (long, longest) = ("aA_".repeat(86), "aA_".repeat(85));
+        let text = format!(r#"{{"{long}":1,"{longest}":"x1","{long}":{{"awb":"F1"}},"awb":"F2"}}"#);
+        let masked = format!(r#"{{"***":"***","{longest}":"x1","***":"***","awb":"F2"}}"#);
+        assert_eq!(body(&text).unwrap(), masked);
+    }
+
     #[test]
     fn values_that_give_themselves_away() {
         let packed = r#"{"payload":"{\"phone\":\"CaNaRy4711\"}","b":" \u007b\"x\":\"CaNaRy4711\"}"}"#;

@@ -94,7 +94,7 @@ impl Families {
             retries: make.counter("retries_total", "Requests that were sent again, by the reason.", &[account, "class", "reason"])?,
             orders_replayed: make.counter("orders_replayed_total", "Orders answered with the stored response to the first one that they repeat.", &[account])?,
             log_records: make.counter("log_records_total", "Lines of the exchange log.", &["result"])?,
-            log_bodies_dropped: make.counter("log_bodies_dropped_total", "Lines of the exchange log that were written without their bodies because the queue was full.", &[])?,
+            log_bodies_dropped: make.counter("log_bodies_dropped_total", "Lines of the exchange log that were written without their bodies, because the queue was full or the gateway was stopping.", &[])?,
             program_log_dropped: make.counter("program_log_lines_dropped_total", "Lines of the program's own log that were dropped because their reader did not take them.", &[])?,
             series_overflow: make.counter("series_overflow_total", "Label sets beyond the limit, counted in the series overflow.", &[])?,
             tls_handshakes: make.counter("tls_handshakes_total", "TLS handshakes on the gateway's own ports.", &["listener", "result"])?,

@@ -145,6 +145,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The wait for a fetch has ended before the fetch did.
+    pub fn out_of_time(may_be_sent: bool) -> Self {
+        if may_be_sent { Failure::Timeout } else { Failure::NotStarted }
+    }
+
     pub fn code(&self) -> Code {
         match self {
             Failure::Connect(_) | Failure::ClosedIdle => Code::UpstreamConnect,

@@ -162,7 +162,7 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
         return match shared {
             Some(Some(shared)) => reply_of(&shared, reason.status(is_stored(&shared))),
             Some(None) => Err(x.panicked()),
-            None => Err(Failure::Timeout.into()),
+            None => Err(Failure::out_of_time(x.attempts().sent() != Sent::No).into()),
         };
     };
     match &shared {
@@ -178,7 +178,7 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
     let result = shared.flatten();
     if result.is_some() && x.attempts().sent() == Sent::No {
         // Its claim has gone back, and the response is one from the cache.
-        deadline.bound(Box::pin(call.charge_hit(x))).await.ok_or(Failure::Timeout)??;
+        deadline.bound(Box::pin(call.charge_hit(x))).await.ok_or(Failure::NotStarted)??;
     }
     Ok(fallback.reply(result.as_deref()))
 }

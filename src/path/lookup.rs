@@ -216,7 +216,7 @@ impl Search<'_> {
                 }
                 Ok(Some(fallback.reply(None)))
             }
-            (None, None) => Err(Failure::Timeout.into()),
+            (None, None) => Err(Failure::out_of_time(course.may_be_sent()).into()),
         }
     }
 }

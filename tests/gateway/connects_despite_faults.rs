@@ -173,10 +173,16 @@ fn an_address_that_never_answers_is_unreachable_for_all_classes() {
         post("/tariff/express", bodies::TARIFF),
         post("/order/express", bodies::ORDER),
     ];
-    for request in requests {
+    for request in requests.clone() {
         let response = gateway.send(request.by("shop"));
         let told = (response.status, response.code(), response.sent().to_owned());
         assert_eq!(told, (502, "upstream.connect".to_owned(), "no".to_owned()), "{response:?}");
+    }
+    // Nor does anybody whose own time ends before read that Fastrac may have executed it.
+    for request in requests {
+        let response = gateway.send(request.by("shop").header("x-gateway-timeout", "100"));
+        assert_eq!(response.sent(), "no", "{response:?}");
+        assert!(!response.text().contains("it may have"), "{response:?}");
     }
     // Nor does it matter who has begun the fetch.
     let all = Barrier::new(24);

@@ -354,9 +354,11 @@ impl CacheEntry {
             .compare_exchange(0, reported, Relaxed, Relaxed)
             .map_or_else(|first| first, |_| reported);
         let fresh = self.lifetimes().fresh;
-        let is_confirmed = age >= fresh && age >= Duration::from_millis(first) + MAX_PAUSE;
+        // What is fresh for seconds is not given for a minute more.
+        let confirms = fresh.clamp(FIRST_PAUSE, MAX_PAUSE);
+        let is_confirmed = age >= fresh && age >= Duration::from_millis(first) + confirms;
         if !is_confirmed {
-            self.pause(now, MAX_PAUSE.max(fresh.saturating_sub(age)));
+            self.pause(now, confirms.max(fresh.saturating_sub(age)));
         }
         is_confirmed
     }
@@ -429,6 +431,21 @@ mod tests {
         assert!(!late.report_missing(Instant::now()), "the first time");
         tokio::time::advance(minutes(1)).await;
         assert!(late.report_missing(Instant::now()));
+    }
+
+    /// It was given for a minute more.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_fresh_for_seconds_is_given_up_after_as_many_more() {
+        let fresh = Duration::from_secs(10);
+        let entry = entry(Lifetimes { fresh, usable: HOUR, refresh: fresh }, ReceivedAt::now());
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert!(!entry.report_missing(Instant::now()), "the first time");
+        for (wait, given_up) in [(2, false), (7, false), (1, true)] {
+            tokio::time::advance(Duration::from_secs(wait)).await;
+            let now = Instant::now();
+            assert_eq!(entry.may_be_fetched(entry.age(now)), given_up);
+            assert!(!given_up || entry.report_missing(now));
+        }
     }
 
     #[test]

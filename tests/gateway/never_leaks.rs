@@ -581,6 +581,7 @@ fn a_lookup_that_holds_a_credential_is_not_stored() {
         for form in forms(secret) {
             held.push(city(&format!("x={form}")));
             held.push(search(&format!(r#"{{"x":["my key is {form}"]}}"#)));
+            held.push(city("province_id=31").header("accept-language", &form));
         }
         held.push(search(&format!(r#"{{"x":"{secret}"}}"#)));
         held.push(city("province_id=31").header("accept-language", secret));

@@ -4,7 +4,7 @@
 //! Not if it holds a credential, of whatever kind the exchange log masks: one that the request has presented or that the
 //! configuration knows by its digest, a live one of an account, or what is named or looks like one. Pure; never fails.
 
-use http::{HeaderMap, HeaderValue, uri::PathAndQuery};
+use http::{HeaderMap, uri::PathAndQuery};
 use serde_json::Value;
 
 use super::{
@@ -28,16 +28,22 @@ impl Masker {
         let &RememberedRequest { target, body, headers } = request;
         let parts = [target.path(), target.query().unwrap_or_default()];
         let written = CallersText { target: parts.map(str::as_bytes), request_body: body, answer_body: b"" };
-        let mut values = headers.values().map(HeaderValue::as_bytes);
         self.any_holds_live_secret(None, &[parts[0].as_bytes(), parts[1].as_bytes(), body])
             || parts.into_iter().any(|part| self.uri_holds_live_secret(None, part) || pairs_hold(part))
             || self.holds_encoded_secret(None, presented, &written)
             || serde_json::from_slice(body).is_ok_and(|body| member_holds("", &body))
-            || values.any(|value| {
-                self.holds_live_secret(None, value)
-                    || self.holds_callers_secret(presented, value)
-                    || str::from_utf8(value).is_ok_and(looks_secret)
-            })
+            || headers.values().any(|value| self.header_holds(presented, value.as_bytes()))
+    }
+
+    /// The same of the value of a header, which may be encoded as a part of a URI is.
+    fn header_holds(&self, presented: &Presented, value: &[u8]) -> bool {
+        let written = CallersText { target: [value, b""], request_body: b"", answer_body: b"" };
+        let text = String::from_utf8_lossy(value);
+        self.holds_live_secret(None, value)
+            || self.uri_holds_live_secret(None, &text)
+            || self.holds_encoded_secret(None, presented, &written)
+            || self.holds_callers_secret(presented, value)
+            || pairs_hold(&text)
     }
 }
 

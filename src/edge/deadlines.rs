@@ -23,7 +23,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
@@ -67,8 +67,8 @@ pub struct Activity {
     pub(super) reading: AtomicBool,
     /// HTTP/1.1 only: bytes received since the last piece of a request's body, or its head.
     framing: AtomicUsize,
-    /// HTTP/1.1 only: the last read may have brought the beginning of another head, behind the whole of a request.
-    more_began: AtomicBool,
+    /// HTTP/1.1 only: the last bytes that were received. Behind the whole of a request they may be the beginning of another head.
+    last_bytes: AtomicU32,
     /// HTTP/1.1 only: the last request has no body.
     is_bodiless: AtomicBool,
     /// When the first byte of the head in progress was received, in microseconds since `opened`.
@@ -131,7 +131,7 @@ impl Activity {
             given_up: AtomicBool::new(false),
             reading: AtomicBool::new(false),
             framing: AtomicUsize::new(0),
-            more_began: AtomicBool::new(false),
+            last_bytes: AtomicU32::new(0),
             is_bodiless: AtomicBool::new(false),
             head_began: AtomicU64::new(0),
             request_began: AtomicU64::new(0),
@@ -201,8 +201,9 @@ impl Activity {
             return;
         }
         self.framing.store(self.framing.load(Relaxed).saturating_add(came.len()), Relaxed);
-        // A request without a body ends with an empty line.
-        self.more_began.store(!(came.ends_with(b"\n\r\n") || came.ends_with(b"\n\n")), Relaxed);
+        let last = &came[came.len().saturating_sub(3)..];
+        let append = |before: u32, byte: &u8| before << 8 | u32::from(*byte);
+        self.last_bytes.store(last.iter().fold(self.last_bytes.load(Relaxed), append), Relaxed);
         if self.busy.load(Relaxed) == 0 && !self.in_head.load(Relaxed) {
             self.head_begins();
         }
@@ -217,7 +218,12 @@ impl Activity {
     /// nothing.
     fn look_behind_request(&self) {
         let is_over = self.requested.load(Relaxed) && self.busy.load(Relaxed) == 0 && !self.in_head.load(Relaxed);
-        if is_over && self.is_bodiless.load(Relaxed) && self.more_began.swap(false, Relaxed) {
+        // A request without a body ends with an empty line.
+        let ends_with_empty_line = || {
+            let [_, last @ ..] = self.last_bytes.load(Relaxed).to_be_bytes();
+            last == *b"\n\r\n" || last.ends_with(b"\n\n")
+        };
+        if is_over && self.is_bodiless.load(Relaxed) && !ends_with_empty_line() {
             self.head_begins();
         }
     }
@@ -740,6 +746,26 @@ mod tests {
             let mut timed = timed_io(io, activity);
             peer.write_all(&[b'x'; 20_000]).await.unwrap();
             assert_eq!(timed.read(&mut [0; 64 * 1024]).await.unwrap(), takes);
+        }
+    }
+
+    /// Its last line may come alone: the connection ended after `limits.header_read`, and what was left of the time of the
+    /// next request counted from the end of this one.
+    #[tokio::test(start_paused = true)]
+    async fn a_head_in_pieces_begins_no_other() {
+        for pieces in [["GET / HTTP/1.1\r\n", "\r\n"], ["GET / HTTP/1.1\r\n\r", "\n"], ["GET / HTTP/1.1\n", "\n"]] {
+            let (mut peer, io) = duplex(64);
+            let activity = Activity::new(&limits());
+            let mut timed = timed_io(io, activity.clone());
+            for piece in pieces {
+                peer.write_all(piece.as_bytes()).await.unwrap();
+                assert_eq!(timed.read(&mut [0; 64]).await.unwrap(), piece.len());
+            }
+            activity.request_began(true);
+            activity.request_ended();
+            let ended = Instant::now();
+            assert_eq!(timed.read(&mut [0; 64]).await.unwrap(), 0, "{pieces:?}");
+            assert_eq!(ended.elapsed(), IDLE, "{pieces:?}");
         }
     }
 

@@ -46,8 +46,8 @@ struct Strangers {
     opened: u64,
     /// In the order in which they were opened. Some of them may have been identified meanwhile.
     waiting: BTreeMap<u64, Stranger>,
-    /// How many were told to make room and are still open.
-    leaving: usize,
+    /// Those that were told to make room and are still open, and not identified meanwhile.
+    leaving: BTreeMap<u64, Standing>,
 }
 
 struct Stranger {
@@ -124,7 +124,8 @@ impl ConnectionLimit {
 impl Strangers {
     /// Tells some to leave, unless some are leaving. Whether any are.
     fn make_room(&mut self) -> bool {
-        if self.leaving == 0 {
+        self.leaving.retain(|_, one| !one.is_identified());
+        if self.leaving.is_empty() {
             self.waiting.retain(|_, one| !one.standing.is_identified());
             let now = Instant::now();
             let settled = |(_, one): &(&u64, &Stranger)| now.duration_since(one.since) >= SETTLED;
@@ -135,10 +136,13 @@ impl Strangers {
             let mut settled: Vec<_> = self.waiting.iter().take_while(settled).collect();
             settled.sort_by_key(|(_, one)| Reverse(in_network[&one.network]));
             let batch: Vec<u64> = settled.iter().map(|(id, _)| **id).take(BATCH).collect();
-            self.leaving = batch.len();
-            batch.iter().filter_map(|id| self.waiting.remove(id)).for_each(|one| one.standing.leave.cancel());
+            for id in batch {
+                let Some(Stranger { standing, .. }) = self.waiting.remove(&id) else { continue };
+                standing.leave.cancel();
+                self.leaving.insert(id, standing);
+            }
         }
-        self.leaving > 0
+        !self.leaving.is_empty()
     }
 }
 
@@ -168,7 +172,7 @@ impl Drop for AdmittedConnection {
         {
             let mut strangers = self.limit.strangers.lock();
             strangers.waiting.remove(&self.id);
-            strangers.leaving -= usize::from(self.standing.leave.is_cancelled());
+            strangers.leaving.remove(&self.id);
         }
         self.limit.open.fetch_sub(1, Relaxed);
         self.limit.closed.notify_one();
@@ -226,7 +230,22 @@ mod tests {
         drop((open, arrived));
         assert_eq!(limit.open.load(Relaxed), 0);
         let strangers = limit.strangers.lock();
-        assert_eq!((strangers.waiting.len(), strangers.leaving), (0, 0));
+        assert_eq!((strangers.waiting.len(), strangers.leaving.len()), (0, 0));
+    }
+
+    /// Its first request came at that moment, so it stays open.
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_told_and_becomes_a_caller_keeps_no_stranger_open() {
+        let limit = ConnectionLimit::new(2);
+        let mut open = vec![limit.admit(peer(1)).unwrap()];
+        tokio::time::advance(SETTLED).await;
+        open.extend(limit.admit(peer(2)));
+        assert!(limit.admit_for_strangers(peer(3)).await.is_none());
+        assert_eq!(told(&open), [0]);
+        open[0].standing.identified.store(true, Relaxed);
+        tokio::time::advance(SETTLED).await;
+        assert!(limit.admit_for_strangers(peer(3)).await.is_none());
+        assert_eq!(told(&open), [1]);
     }
 
     /// Who opens them from one network closes its own.

@@ -1,7 +1,7 @@
 //! Fetches stored responses again, ahead of their end and behind a stale response, so that no caller waits for that.
 //!
 //! One task for each account takes what hits have put into the account's queue (`cache/refreshes`). What always holds: at
-//! most one refresh of an account is under way; it is sent only from budget that nobody else needs (`spare`), it never waits
+//! most one refresh of an account is under way, and an operation whose refreshes hang leaves most of that time to others; it is sent only from budget that nobody else needs (`spare`), it never waits
 //! in the budget's queue, and its response is stored by the same fill as that of a miss; an account without budget to
 //! spare delays no other; a queue outlives reloads, and a key of which account, address or operation is no longer what the
 //! configuration says is not refreshed; nothing is sent once the shutdown has begun. Must not know who used a response.
@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{
     task::{AbortHandle, JoinSet},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -33,6 +33,12 @@ use crate::{
 /// How often the tasks are compared with the accounts in force.
 const TICK: Duration = Duration::from_secs(1);
 
+/// A refresh that fails after this time holds up others.
+const LONG: Duration = Duration::from_secs(1);
+/// How many times as long as such a one has taken, none of its operation is tried: one that hangs has the only place for
+/// refreshes for a quarter of the time at most.
+const REST: u32 = 3;
+
 /// The tasks that refresh stored responses.
 pub struct Refresher {
     gateway: Weak<Gateway>,
@@ -48,6 +54,9 @@ struct AccountRefreshes {
     /// Connections of its own.
     worker: Arc<Worker>,
 }
+
+/// Operations (by name) whose last refresh has failed after a long time, and until when the others have the place.
+type HangingOperations = HashMap<String, Instant>;
 
 /// What comes after one try.
 enum NextTry {
@@ -100,6 +109,7 @@ impl Refresher {
 
 impl AccountRefreshes {
     async fn run(self) {
+        let mut hanging = HangingOperations::new();
         loop {
             if self.queue.is_empty() {
                 // Nothing sweeps this pool: an idle connection would stay in it, even once closed.
@@ -107,7 +117,7 @@ impl AccountRefreshes {
             }
             let due = self.queue.next().await;
             loop {
-                match catch_panic(pin!(self.refresh(&due))).await {
+                match catch_panic(pin!(self.refresh(&due, &mut hanging))).await {
                     Ok(NextTry::Over) => break,
                     Ok(NextTry::After(pause)) => sleep(pause).await,
                     Ok(NextTry::Stop) => return,
@@ -121,10 +131,14 @@ impl AccountRefreshes {
     }
 
     /// Refreshes one response, if there is budget for that now.
-    async fn refresh(&self, due: &DueRefresh) -> NextTry {
+    async fn refresh(&self, due: &DueRefresh, hanging: &mut HangingOperations) -> NextTry {
         let Some(gateway) = self.gateway.upgrade().filter(|_| !self.drain.begun()) else { return NextTry::Stop };
-        let Some(call) = self.call(&gateway, due) else { return NextTry::Over };
+        let Some((operation, call)) = self.call(&gateway, due) else { return NextTry::Over };
         drop(gateway);
+        let began = Instant::now();
+        if hanging.get(&operation).is_some_and(|until| began < *until) {
+            return NextTry::Over;
+        }
         match call.check_surplus() {
             Ok(()) => {}
             // It may last, and others may be of a class that does not fail.
@@ -133,13 +147,21 @@ impl AccountRefreshes {
         }
         match Box::pin(path::refresh(call, due)).await {
             RefreshResult::Over => NextTry::Over,
+            RefreshResult::Failed => {
+                let now = Instant::now();
+                let took = now - began;
+                if took >= LONG {
+                    hanging.insert(operation, now + took * REST);
+                }
+                NextTry::Over
+            }
             // The shares of the day may refuse it for long.
             RefreshResult::NotSpare => NextTry::After(LONG_PAUSE),
         }
     }
 
-    /// The call that fetches a response again; `None` if it is no longer stored, or no longer what the configuration says.
-    fn call(&self, gateway: &Gateway, due: &DueRefresh) -> Option<UpstreamCall> {
+    /// The call that fetches a response again, with the name of its operation; `None` if it is no longer stored, or no longer what the configuration says.
+    fn call(&self, gateway: &Gateway, due: &DueRefresh) -> Option<(String, UpstreamCall)> {
         if !due.is_stored() {
             return None;
         }
@@ -155,6 +177,7 @@ impl AccountRefreshes {
         }
         let (method, target, headers, body) = (request.method, request.target, request.headers, request.body);
         let request = BufferedRequest { method, target, headers, body };
-        Some(OwnCall { snapshot, account, operation }.with(self.worker.clone(), request))
+        let name = operation.name.clone();
+        Some((name, OwnCall { snapshot, account, operation }.with(self.worker.clone(), request)))
     }
 }

@@ -87,9 +87,9 @@ pub enum CacheStatusHeader {
     Replaced { stored: bool },
     /// A stale stored response, given at once. In seconds: since when it is stale, and its age.
     StaleHit { since: u64, age: u64 },
-    /// A stale stored response, because nothing better came. With the status of Fastrac's response, if there was one, and
-    /// its age in seconds.
-    Fallback { status: Option<u16>, age: u64 },
+    /// A stale stored response, because nothing better came. With the status of Fastrac's response, if there was one, whether
+    /// it would have been shared, and its age in seconds.
+    Fallback { status: Option<u16>, joined: bool, age: u64 },
     /// Fetched without the cache: the operation is not cached, or the request has no key.
     Bypass,
     /// Refused before it was known whether a response is stored, or before that was given: neither a hit nor forwarded.
@@ -127,10 +127,14 @@ impl CacheStatusHeader {
             CacheStatusHeader::Miss { stored: true } => "fastrac-gateway; fwd=uri-miss; stored",
             CacheStatusHeader::Miss { stored: false } => "fastrac-gateway; fwd=uri-miss",
             CacheStatusHeader::StaleHit { since, .. } => return numbered("fastrac-gateway; hit; ttl=-", since),
-            CacheStatusHeader::Fallback { status: Some(status), .. } => {
+            CacheStatusHeader::Fallback { status: Some(status), joined: false, .. } => {
                 return numbered("fastrac-gateway; fwd=stale; fwd-status=", status.into());
             }
-            CacheStatusHeader::Fallback { status: None, .. } => "fastrac-gateway; fwd=stale",
+            CacheStatusHeader::Fallback { status: Some(status), joined: true, .. } => {
+                return numbered("fastrac-gateway; fwd=stale; collapsed; fwd-status=", status.into());
+            }
+            CacheStatusHeader::Fallback { status: None, joined: false, .. } => "fastrac-gateway; fwd=stale",
+            CacheStatusHeader::Fallback { status: None, joined: true, .. } => "fastrac-gateway; fwd=stale; collapsed",
             CacheStatusHeader::Replaced { stored: true } => "fastrac-gateway; fwd=stale; stored",
             CacheStatusHeader::Replaced { stored: false } => "fastrac-gateway; fwd=stale",
             CacheStatusHeader::Joined { stale: false } => "fastrac-gateway; fwd=uri-miss; collapsed",

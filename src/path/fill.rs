@@ -88,15 +88,16 @@ impl Fallback {
         self.entry.waited_for(now - self.began, now);
     }
 
-    /// The stale response, after a fetch with this result; `None`: there was none, or none in time.
-    pub(super) fn reply(&self, result: Option<&FetchResult>) -> Reply {
+    /// The stale response, after a fetch with this result; `None`: there was none, or none in time. `joined`: it was another
+    /// request's.
+    pub(super) fn reply(&self, result: Option<&FetchResult>, joined: bool) -> Reply {
         let status = match result {
             Some(Ok(fetched)) => Some(fetched.entry.status().as_u16()),
             Some(Err(refused)) => refused.status,
             None => None,
         };
         let age = self.entry.age(Instant::now()).as_secs();
-        stale_reply(&self.entry, CacheStatusHeader::Fallback { status, age })
+        stale_reply(&self.entry, CacheStatusHeader::Fallback { status, joined, age })
     }
 }
 
@@ -180,7 +181,7 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
         // Its claim has gone back, and the response is one from the cache.
         deadline.bound(Box::pin(call.charge_hit(x))).await.ok_or(Failure::NotStarted)??;
     }
-    Ok(fallback.reply(result.as_deref()))
+    Ok(fallback.reply(result.as_deref(), false))
 }
 
 fn is_stored(fetch: &FetchResult) -> bool {
@@ -190,8 +191,10 @@ fn is_stored(fetch: &FetchResult) -> bool {
 /// What a refresh came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshResult {
-    /// It was fetched, successfully or not, or need not be fetched any more.
+    /// It was fetched, or need not be fetched any more.
     Over,
+    /// It was not fetched: Fastrac gave no answer.
+    Failed,
     /// There was no budget to spare.
     NotSpare,
 }
@@ -212,7 +215,11 @@ pub async fn refresh(mut call: UpstreamCall, due: &DueRefresh) -> RefreshResult 
     let result = fetch_unasked(&call, leader, FillReason::Forced).await;
     let refused = result.as_ref().as_ref().err();
     let not_spare = refused.is_some_and(|refused| refused.refusal.outcome == Outcome::OverBudget);
-    if not_spare { RefreshResult::NotSpare } else { RefreshResult::Over }
+    match &*result {
+        _ if not_spare => RefreshResult::NotSpare,
+        result if is_answer(result) => RefreshResult::Over,
+        _ => RefreshResult::Failed,
+    }
 }
 
 /// What a prefetch came to.

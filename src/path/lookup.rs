@@ -61,7 +61,7 @@ async fn stale_instead(
     call.claim_hit(x, claim).await?;
     call.record(claim).await?;
     claim.keep();
-    Ok(fallback.reply(None))
+    Ok(fallback.reply(None, false))
 }
 
 /// Looks a request up in the cache, at `now`, and waits if another request is fetching it. `Continue`: Fastrac must be
@@ -208,13 +208,13 @@ impl Search<'_> {
             return Ok(None);
         }
         match (shared, &self.fallback) {
-            (Some(result), Some(fallback)) if !is_answer(&result) => Ok(Some(fallback.reply(Some(&result)))),
+            (Some(result), Some(fallback)) if !is_answer(&result) => Ok(Some(fallback.reply(Some(&result), true))),
             (Some(result), _) => reply_of(&result, self.joined()).map(Some),
             (None, Some(fallback)) => {
                 if course.may_be_sent() {
                     fallback.waited_in_vain();
                 }
-                Ok(Some(fallback.reply(None)))
+                Ok(Some(fallback.reply(None, true)))
             }
             (None, None) => Err(Failure::out_of_time(course.may_be_sent()).into()),
         }

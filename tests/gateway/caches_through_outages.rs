@@ -188,6 +188,28 @@ fn a_not_found_that_is_not_stored_takes_a_good_response_away() {
     assert_eq!((&back.body, cache_status(&back)), (&stored[0].body, "fwd=uri-miss; stored"));
 }
 
+/// The others got `fwd=stale; fwd-status=500` too, as if each had been forwarded.
+#[test]
+fn one_of_those_that_share_a_failed_fetch_was_forwarded() {
+    let gateway = Setup { more: SOON, account: "retries = 0", ..Setup::default() }.start();
+    let stored = warm(&gateway, 1);
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Html(500)).wait(Duration::from_millis(500)));
+    let all = std::sync::Barrier::new(5);
+    let mut told: Vec<String> = std::thread::scope(|scope| {
+        let asks = || {
+            all.wait();
+            let answer = gateway.send(city(0));
+            assert_eq!((answer.outcome(), &answer.body), ("stale", &stored[0].body));
+            cache_status(&answer).to_owned()
+        };
+        let asking: Vec<_> = (0..5).map(|_| scope.spawn(asks)).collect();
+        asking.into_iter().map(|one| one.join().expect("a response")).collect()
+    });
+    told.sort();
+    let joined = "fwd=stale; collapsed; fwd-status=500";
+    assert_eq!(told, [joined, joined, joined, joined, "fwd=stale; fwd-status=500"]);
+}
+
 /// Also those that join the fetch.
 #[test]
 fn all_that_wait_get_an_answer_that_may_not_be_stored() {

@@ -189,6 +189,29 @@ fn refreshes_that_fail_stop_refreshes_and_no_caller() {
     assert_eq!((walk.ended, walk.counts.failed, cities(&gateway, 503)), (None, 0, 4));
 }
 
+/// Six responses of an operation that hangs kept the only place, and those of all others grew stale.
+#[test]
+fn an_operation_that_hangs_leaves_the_place_to_others() {
+    const HANGS: &str = "[operations.\"v2.couriers\"]\ntimeout = \"2s\"\n\
+                         cache = { fresh = \"1h\", stale_if_error = \"2h\", refresh_ahead = 0.00001 }\n";
+    let gateway = Setup { more: format!("{AHEAD}{HANGS}").leak(), ..Setup::default() }.start();
+    let couriers = |number: usize| get(&format!("/courier/all?n={number}")).by("shop");
+    (0..6).for_each(|number| assert_eq!(gateway.send(couriers(number)).outcome(), "ok"));
+    store_and_age(&gateway, 1);
+    gateway.sandbox.fault(Fault::on("v2.couriers", Act::Pass).wait(Duration::from_secs(20)));
+    for number in 0..6 {
+        assert_eq!(gateway.send(couriers(number)).outcome(), "hit");
+    }
+    until("one refresh hangs", || {
+        gateway.received().iter().filter(|one| one.target().starts_with("/courier")).count() > 6
+    });
+    assert_eq!(gateway.send(numbered(0)).outcome(), "hit");
+    let began = Instant::now();
+    until("that of another operation is sent", || cities(&gateway, 200) == 2);
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}: after one of six", began.elapsed());
+    gateway.sandbox.clear_faults();
+}
+
 #[test]
 fn a_refresh_takes_no_probe_that_a_caller_needs() {
     let rules = "minimum = 1, failures = 0.1, open = \"250ms\", probes = 1";

@@ -41,7 +41,7 @@ use super::{
     deadlines::{Activity, DeadlineIo},
     departure::DepartureWatch,
     frames::FollowedIo,
-    linger::{await_reset, linger, respond},
+    linger::{await_reset, close, linger, respond},
     request_body::RequestBody,
     shared_io::SharedIo,
     streams::{StreamDelivery, StreamExecutor},
@@ -197,6 +197,10 @@ where
             Box::pin(drive(context.either.serve_connection(followed(io), service), &context, watch, standing)).await;
         }
     }
+    if S::CLOSE_WRITES && activity.receipts.undecided_until().is_some() {
+        await_decision(&activity, &shared_io, &context).await;
+        context.drain.cut.run_until_cancelled(Box::pin(close(shared_io.clone()))).await;
+    }
     if activity.has_unended_response() {
         shared_io.reset_on_close();
     } else if activity.is_head_refused() && !activity.is_on_http2() {
@@ -205,14 +209,21 @@ where
     } else if activity.lingers(|| context.drain.stopped() && shared_io.has_unread()) {
         let lingers = standing.run_until_told(Box::pin(linger(shared_io.clone())));
         context.drain.cut.run_until_cancelled(lingers).await;
-    } else if let Some(until) = activity.receipts.undecided_until().filter(|_| !shared_io.was_reset()) {
-        let waits = context.drain.cut.run_until_cancelled(Box::pin(await_reset(shared_io.clone(), until)));
-        if waits.await.is_none() {
-            // Cut off before it could be seen: to the safe side.
-            activity.receipts.decide(|| true);
-        }
+    } else {
+        await_decision(&activity, &shared_io, &context).await;
     }
     activity.receipts.decide(|| shared_io.was_reset() || shared_io.has_unacknowledged());
+}
+
+/// Waits until it can be told whether the responses that were written last have reached the client.
+async fn await_decision<S>(activity: &Activity, io: &SharedIo<S>, context: &Context)
+where
+    S: AsyncWrite + ClientSocket + Unpin + Send,
+{
+    let Some(until) = activity.receipts.undecided_until().filter(|_| !io.was_reset()) else { return };
+    let is_cut = context.drain.cut.run_until_cancelled(Box::pin(await_reset(io.clone(), until))).await.is_none();
+    // Cut off before it could be seen: to the safe side.
+    activity.receipts.decide(|| is_cut || io.was_reset() || io.has_unacknowledged());
 }
 
 /// Tells a client that there is no memory for the rest of its request's head.

@@ -653,12 +653,10 @@ impl<S: AsyncWrite + ClientSocket + Unpin> AsyncWrite for DeadlineIo<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A client that has closed its half resets the connection only while this one is open: see `linger::await_reset`.
-        if self.activity.receipts.undecided_until().is_some() && self.io.has_left() {
+        // A client that has closed its half resets the connection only while this one is open, and because of what is written
+        // after that: see `linger::await_reset`.
+        if self.activity.receipts.undecided_until().is_some() && (S::CLOSE_WRITES || self.io.has_left()) {
             return Poll::Ready(Ok(()));
-        }
-        if S::CLOSE_WRITES {
-            self.activity.receipts.decide(|| self.io.was_reset());
         }
         let polled = Pin::new(&mut self.io).poll_shutdown(cx);
         self.after_flush(polled, cx)

@@ -31,12 +31,18 @@ pub(crate) async fn respond<S: AsyncRead + AsyncWrite + Unpin>(mut io: S, respon
 }
 
 /// Waits until then in case the client resets the connection. If it has closed its half, ours stays open meanwhile: once
-/// both are closed, a client that has not read everything closes without a reset.
+/// both are closed, a client that has not read everything closes without a reset. So it does where the close writes
+/// something, which a client that has read everything answers with a reset.
 pub(super) async fn await_reset<S: AsyncWrite + ClientSocket + Unpin>(mut io: S, until: Instant) {
-    if !io.has_left() {
+    if !S::CLOSE_WRITES && !io.has_left() {
         let _ = timeout_at(until, io.shutdown()).await;
     }
     sleep_until(until).await;
+}
+
+/// Closes the sending half, if its client takes the end.
+pub(super) async fn close<S: AsyncWrite + Unpin>(mut io: S) {
+    within(QUIET, io.shutdown()).await;
 }
 
 /// Closes the sending half, then reads what the client still sends, until it closes its half or a bound is reached.

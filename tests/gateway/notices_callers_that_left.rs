@@ -175,21 +175,14 @@ fn one_that_closes_with_its_response_unread_gets_it_again() {
 #[test]
 fn one_whose_machine_has_not_taken_the_response_gets_it_again() {
     let gateway = TestGateway::new();
-    let body = format!(r#"{{"success": true, "message": "", "data": {{"awb": "{}"}}}}"#, "x".repeat(60_000));
-    gateway.sandbox.fault(Fault::on("v2.order_express", Act::answer(200, &body)));
+    long_responses(&gateway);
     let open = |number: usize| {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-        socket.set_recv_buffer_size(2048).expect("set");
-        socket.connect(&gateway.data.into()).expect("connected");
-        let mut stream = TcpStream::from(socket);
+        let mut stream = taking_little(&gateway);
         stream.write_all(&order(number).bytes()).expect("sent");
         stream
     };
     let waiting: Vec<_> = (0..3).map(open).collect();
-    let answered = || gateway.metric("requests_total", &[("operation", "v2.order_express"), ("outcome", "ok")]);
-    until("the responses are written", || answered() == 3.0);
-    // Longer than it takes to be taken for one that has reached its caller.
-    thread::sleep(Duration::from_millis(2500));
+    are_written(&gateway, 3);
     for (number, stream) in waiting.into_iter().enumerate() {
         // Before it has given up, and after.
         if number > 0 {
@@ -201,6 +194,58 @@ fn one_whose_machine_has_not_taken_the_response_gets_it_again() {
         }
     }
     assert_eq!(gateway.received().len(), 3);
+}
+
+/// The gateway would close these behind the response, which a client that has closed answers with a reset.
+#[test]
+fn nor_over_tls_if_its_connection_ends_with_the_response() {
+    let (gateway, authority) = over_tls();
+    let trusting = authority.trusting(None, &[]);
+    let connect = |stream| {
+        let name = ServerName::try_from("127.0.0.1").expect("a name");
+        StreamOwned::new(ClientConnection::new(trusting.clone(), name).expect("a session"), stream)
+    };
+    let closes = |number| order(number).header("connection", "close").bytes();
+    let repeat = |number| {
+        let (mut repeats, _) = Connection::over_tls(gateway.data, &trusting).expect("a handshake");
+        let replayed = repeats.send(&order(number)).header("idempotent-replayed").map(str::to_owned);
+        assert_eq!(replayed.as_deref(), Some("true"), "order {number}");
+    };
+    // It closes with the response unread.
+    let mut stream = connect(TcpStream::connect(gateway.data).expect("connected"));
+    stream.write_all(&get("/region/province").bytes()).expect("sent");
+    assert_ne!(stream.read(&mut [0; 4096]).expect("a response"), 0);
+    stream.write_all(&closes(1)).expect("sent");
+    assert_eq!(stream.sock.peek(&mut [0; 1]).expect("a response"), 1);
+    drop(stream);
+    repeat(1);
+    // Its machine does not take it.
+    long_responses(&gateway);
+    let mut stream = connect(taking_little(&gateway));
+    stream.write_all(&closes(2)).expect("sent");
+    are_written(&gateway, 3);
+    repeat(2);
+    assert_eq!(gateway.received().len(), 2);
+}
+
+/// Responses to orders are longer than what a machine takes that takes little.
+fn long_responses(gateway: &TestGateway) {
+    let body = format!(r#"{{"success": true, "message": "", "data": {{"awb": "{}"}}}}"#, "x".repeat(60_000));
+    gateway.sandbox.fault(Fault::on("v2.order_express", Act::answer(200, &body)));
+}
+
+fn taking_little(gateway: &TestGateway) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(2048).expect("set");
+    socket.connect(&gateway.data.into()).expect("connected");
+    socket.into()
+}
+
+/// Returns when the responses have been written for longer than it takes to be taken for one that has reached its caller.
+fn are_written(gateway: &TestGateway, responses: usize) {
+    let answered = || gateway.metric("requests_total", &[("operation", "v2.order_express"), ("outcome", "ok")]);
+    until("the responses are written", || answered() == responses as f64);
+    thread::sleep(Duration::from_millis(2500));
 }
 
 /// What it sent before the response was written says nothing of whether it has read that.

@@ -5,7 +5,7 @@
 //! sent to Fastrac; the set-up fails with [`DestinationError`].
 
 use std::{
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Read as _},
     path::Path,
     pin::Pin,
     sync::{
@@ -171,9 +171,22 @@ impl AsyncRead for UpstreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             UpstreamIo::Plain(io) => Pin::new(io).poll_read(cx, buf),
-            UpstreamIo::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            UpstreamIo::Tls(io) => match Pin::new(&mut *io).poll_read(cx, buf) {
+                Poll::Ready(Err(_)) if read_rest(io, buf) => Poll::Ready(Ok(())),
+                read => read,
+            },
         }
     }
+}
+
+/// Reads what was decrypted before an error (a fatal alert, bytes that are no TLS record) came in the same read: it may be
+/// the whole response. Whether there was any; the next read fails again.
+fn read_rest(io: &mut TlsStream<TcpStream>, buf: &mut ReadBuf<'_>) -> bool {
+    let rest = io.get_mut().1.reader().read(buf.initialize_unfilled());
+    rest.is_ok_and(|read| {
+        buf.advance(read);
+        read > 0
+    })
 }
 
 impl AsyncWrite for UpstreamIo {

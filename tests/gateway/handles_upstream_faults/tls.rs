@@ -10,7 +10,9 @@ use std::{
 };
 
 use fastrac_sandbox::{Act, Fault, Options, Sandbox, TlsFailure};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::CertificateDer};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, pki_types::CertificateDer,
+};
 
 use super::{shared, unknown};
 use crate::{
@@ -173,4 +175,52 @@ fn a_tls_connection_that_ends_without_notice_leaves_the_order_unknown() {
     let equal = gateway.send(post("/order/express", bodies::ORDER).by("shop"));
     assert_eq!((equal.status, equal.code().as_str()), (409, "order.unknown"));
     assert_eq!(sandbox.counters().orders.express, 1);
+}
+
+/// A TLS server that sends bytes which are no TLS record behind each response to a caller, in the same write, and closes.
+fn junk_behind_responses(config: Arc<ServerConfig>) -> u16 {
+    const BODY: &str = r#"{"success":true,"message":"","data":[]}"#;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            let mut session = ServerConnection::new(config.clone()).expect("a session");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n")
+                && !request.ends_with(b"}")
+                && session.complete_io(&mut socket).is_ok()
+            {
+                // Nothing is there yet.
+                let _ = session.reader().read_to_end(&mut request);
+            }
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", BODY.len());
+            session
+                .writer()
+                .write_all(head.as_bytes())
+                .and_then(|()| session.writer().write_all(BODY.as_bytes()))
+                .expect("written");
+            let mut records = Vec::new();
+            session.write_tls(&mut records).expect("written");
+            if !request.starts_with(b"GET /region/province") {
+                records.extend_from_slice(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            }
+            let _ = socket.write_all(&records);
+        }
+    });
+    port
+}
+
+/// The response was lost with what came behind it, and the order unknown.
+#[test]
+fn a_response_before_a_fault_of_the_tls_layer_is_read() {
+    let certificates = Certificates::new();
+    let gateway = gateway(&certificates, junk_behind_responses(certificates.server()));
+    for request in [get("/courier/all"), get("/order/track").json("{}"), post("/order/express", bodies::ORDER)] {
+        for _ in 0..3 {
+            let response = gateway.send(request.clone().by("shop"));
+            assert!(response.status == 200 && response.text().contains("success"), "{response:?}");
+        }
+    }
+    assert_eq!(unknown(&gateway), 0.0);
 }

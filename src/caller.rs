@@ -12,8 +12,8 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 
 pub use self::certificate::ClientCertificate;
 use self::failed_proofs::FailedProofs;
-use crate::{body::CallerLink, config};
+use crate::{body::CallerLink, config, memory::MemoryAllowance};
 
 const ACCESS_KEY: HeaderName = HeaderName::from_static("access-key");
 const SECRET_KEY: HeaderName = HeaderName::from_static("secret-key");
@@ -63,17 +63,16 @@ pub struct Client {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// `None` in tests.
     pub connection: Option<CallerLink>,
-    /// Whether a request of its connection has identified a service.
-    pub identified: Arc<AtomicBool>,
+    pub identified: IdentifiedService,
 }
 
+/// What a connection may claim of the memory once a request of it has identified a service: as that service's.
+pub type IdentifiedService = Arc<OnceLock<MemoryAllowance>>;
+
 impl Client {
-    /// Notes that a request has identified a service.
-    pub(crate) fn is_known(&self) {
-        // Written once, so that the threads do not contend for the cache line.
-        if !self.identified.load(Relaxed) {
-            self.identified.store(true, Relaxed);
-        }
+    /// Notes that a request has identified a service, the first one.
+    pub(crate) fn is_known(&self, allowance: impl FnOnce() -> MemoryAllowance) {
+        self.identified.get_or_init(allowance);
     }
 }
 

@@ -37,7 +37,7 @@ use tokio::{
 use super::{
     Drain,
     client_socket::ClientSocket,
-    connection_limit::{SETTLED, Standing},
+    connection_limit::{ConnectionStanding, SETTLED},
     deadlines::{Activity, DeadlineIo},
     departure::DepartureWatch,
     frames::FollowedIo,
@@ -45,6 +45,7 @@ use super::{
     request_body::RequestBody,
     shared_io::SharedIo,
     streams::{StreamDelivery, StreamExecutor},
+    unfinished_head::UnfinishedHead,
     unread,
 };
 use crate::{
@@ -169,18 +170,24 @@ impl Protocol {
 
 /// Serves a connection until it ends by itself, is ended by the drain, or is a stranger's that makes room for another one.
 /// `client` is who opened it.
-pub async fn serve<S>(io: S, protocol: Protocol, mut client: Client, standing: &Standing, context: Arc<Context>)
-where
+pub async fn serve<S>(
+    io: S,
+    protocol: Protocol,
+    mut client: Client,
+    standing: &ConnectionStanding,
+    context: Arc<Context>,
+) where
     S: AsyncRead + AsyncWrite + ClientSocket + Unpin + Send + 'static,
 {
-    let (activity, heads) = {
+    let (activity, strangers) = {
         let current = context.current.load();
         (Activity::new(&current.limits), current.memory_shares.of_unidentified().clone())
     };
     let shared_io = SharedIo::new(io);
     client.connection = Some(shared_io.link());
     activity.receipts.are_of(shared_io.link());
-    let io = DeferredWrite::new(DeadlineIo::new(shared_io.clone(), activity.clone(), heads));
+    let head = UnfinishedHead::of(strangers, client.identified.clone());
+    let io = DeferredWrite::new(DeadlineIo::new(shared_io.clone(), activity.clone(), head));
     let followed = |io| TokioIo::new(FollowedIo::new(io, activity.clone()));
     let (shared, state) = (context.clone(), activity.clone());
     let service = service_fn(move |request| shared.serve_request(request, &state, client.clone()));
@@ -244,7 +251,7 @@ enum Ending<T> {
 }
 
 /// Polls a connection to its end.
-async fn drive<C, S>(connection: C, context: &Context, mut watch: DepartureWatch<S>, standing: &Standing)
+async fn drive<C, S>(connection: C, context: &Context, mut watch: DepartureWatch<S>, standing: &ConnectionStanding)
 where
     C: GracefulConnection,
     C::Error: Into<Box<dyn StdError + Send + Sync>>,

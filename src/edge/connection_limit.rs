@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::peer::network;
+use crate::{caller::IdentifiedService, peer::network};
 
 /// How long a connection is not closed for another one: the time for its handshakes and its first request.
 pub(super) const SETTLED: Duration = Duration::from_secs(1);
@@ -47,27 +47,26 @@ struct Strangers {
     /// In the order in which they were opened. Some of them may have been identified meanwhile.
     waiting: BTreeMap<u64, Stranger>,
     /// Those that were told to make room and are still open, and not identified meanwhile.
-    leaving: BTreeMap<u64, Standing>,
+    leaving: BTreeMap<u64, ConnectionStanding>,
 }
 
 struct Stranger {
     network: IpAddr,
     since: Instant,
-    standing: Standing,
+    standing: ConnectionStanding,
 }
 
 /// One open connection, until it is dropped.
 pub struct AdmittedConnection {
     limit: Arc<ConnectionLimit>,
     id: u64,
-    pub(super) standing: Standing,
+    pub(super) standing: ConnectionStanding,
 }
 
 /// Whether a connection is a stranger's, and is to make room.
 #[derive(Clone, Default)]
-pub struct Standing {
-    /// Whether a request of it was identified.
-    pub(super) identified: Arc<AtomicBool>,
+pub struct ConnectionStanding {
+    pub(super) identified: IdentifiedService,
     /// Cancelled when it is to make room, unless it was identified.
     leave: CancellationToken,
 }
@@ -97,7 +96,7 @@ impl ConnectionLimit {
         let one_more = |open| (open < self.get()).then_some(open + 1);
         self.open.fetch_update(Relaxed, Relaxed, one_more).ok()?;
         let network = network(peer.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
-        let standing = Standing::default();
+        let standing = ConnectionStanding::default();
         let stranger = Stranger { network, since: Instant::now(), standing: standing.clone() };
         let mut strangers = self.strangers.lock();
         strangers.opened += 1;
@@ -146,9 +145,9 @@ impl Strangers {
     }
 }
 
-impl Standing {
+impl ConnectionStanding {
     fn is_identified(&self) -> bool {
-        self.identified.load(Relaxed)
+        self.identified.get().is_some()
     }
 
     /// Whether it is to make room.
@@ -182,9 +181,15 @@ impl Drop for AdmittedConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::Priority, memory::Memory};
 
     fn peer(last: u8) -> Option<IpAddr> {
         Some([192, 0, 2, last].into())
+    }
+
+    fn identify(connection: &AdmittedConnection) {
+        let allowance = || Memory::new(1000).share(None).allowance(Priority::High);
+        connection.standing.identified.get_or_init(allowance);
     }
 
     fn told(connections: &[AdmittedConnection]) -> Vec<usize> {
@@ -212,7 +217,7 @@ mod tests {
     async fn strangers_make_room_and_callers_do_not() {
         let limit = ConnectionLimit::new(4);
         let mut open: Vec<_> = [1, 2, 2, 3].into_iter().filter_map(|last| limit.admit(peer(last))).collect();
-        open[3].standing.identified.store(true, Relaxed);
+        identify(&open[3]);
         assert!(limit.admit_for_strangers(peer(4)).await.is_none(), "they may be about to send a request");
         assert_eq!(told(&open), [0; 0]);
         tokio::time::advance(SETTLED).await;
@@ -242,7 +247,7 @@ mod tests {
         open.extend(limit.admit(peer(2)));
         assert!(limit.admit_for_strangers(peer(3)).await.is_none());
         assert_eq!(told(&open), [0]);
-        open[0].standing.identified.store(true, Relaxed);
+        identify(&open[0]);
         tokio::time::advance(SETTLED).await;
         assert!(limit.admit_for_strangers(peer(3)).await.is_none());
         assert_eq!(told(&open), [1]);

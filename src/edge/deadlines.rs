@@ -40,7 +40,7 @@ use super::{client_socket::ClientSocket, heads::Heads, receipts::Receipts, unfin
 use crate::{
     config::LimitsConfig,
     deadline::{ARRIVED_WITHIN, LateTimer},
-    memory::{MemoryExhausted, MemoryShare},
+    memory::MemoryExhausted,
 };
 
 /// What a connection is doing. Shared by its IO and its requests, all of which run in one thread.
@@ -431,9 +431,9 @@ struct Stall {
 }
 
 impl<S> DeadlineIo<S> {
-    /// A head that is not complete claims its memory of `heads`.
-    pub fn new(io: S, activity: Arc<Activity>, heads: Arc<MemoryShare>) -> Self {
-        DeadlineIo { io, activity, timer: None, armed: false, stalled: None, head: UnfinishedHead::of(heads) }
+    /// `head`: what a head that is not complete claims its memory with.
+    pub(super) fn new(io: S, activity: Arc<Activity>, head: UnfinishedHead) -> Self {
+        DeadlineIo { io, activity, timer: None, armed: false, stalled: None, head }
     }
 
     /// Whether the deadline has passed. If not, the task will be woken in time; also while busy, because hyper
@@ -690,7 +690,7 @@ mod tests {
     }
 
     fn timed_io<S>(io: S, activity: Arc<Activity>) -> DeadlineIo<S> {
-        DeadlineIo::new(io, activity, Memory::new(1 << 20).share(None))
+        DeadlineIo::new(io, activity, UnfinishedHead::of(Memory::new(1 << 20).share(None), Arc::default()))
     }
 
     /// A read whose bytes are of no interest.

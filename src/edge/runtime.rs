@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     connection::{self, Context, FIRST_REQUEST, Protocol},
-    connection_limit::{AdmittedConnection, Standing},
+    connection_limit::{AdmittedConnection, ConnectionStanding},
     heartbeat::Heartbeat,
     linger,
     tls::{HandshakeResult, TLS_REQUIRED, TlsListener},
@@ -150,7 +150,7 @@ async fn open_tls(
     socket: TcpStream,
     listener: Arc<TlsListener>,
     client: Client,
-    standing: &Standing,
+    standing: &ConnectionStanding,
     context: Arc<Context>,
 ) {
     let handshake = async {

@@ -1,13 +1,14 @@
 //! The memory of a request head, or of a TLS handshake, that is not complete.
 //!
 //! hyper keeps what has come of it, and nobody knows yet whose it is: 10,000 connections with half a head each would take
-//! 600 MB. So a head that is not small claims what it takes, in the share of those who are no service, until it
-//! is complete (then `body::claim_head` goes on). Must not know what is in it. Fails with [`MemoryExhausted`].
+//! 600 MB. So a head that is not small claims what it takes, in the share of those who are no service, or of the service whose
+//! request the connection has carried, until it is complete (then `body::claim_head` goes on). Must not know what is in it. Fails with [`MemoryExhausted`].
 
 use std::sync::Arc;
 
 use crate::{
     body::SMALL_HEAD,
+    caller::IdentifiedService,
     config::Priority,
     memory::{MemoryClaim, MemoryExhausted, MemoryShare},
 };
@@ -17,15 +18,18 @@ const HTTP2_HEAD: usize = 48 * 1024;
 
 #[derive(Debug)]
 pub(super) struct UnfinishedHead {
-    share: Arc<MemoryShare>,
+    /// Of those who are no service.
+    strangers: Arc<MemoryShare>,
+    identified: IdentifiedService,
     /// What has come of the head in progress.
     bytes: usize,
     claim: Option<MemoryClaim>,
 }
 
 impl UnfinishedHead {
-    pub(super) fn of(share: Arc<MemoryShare>) -> Self {
-        UnfinishedHead { share, bytes: 0, claim: None }
+    /// On a connection that may have `identified` a service.
+    pub(super) fn of(strangers: Arc<MemoryShare>, identified: IdentifiedService) -> Self {
+        UnfinishedHead { strangers, identified, bytes: 0, claim: None }
     }
 
     /// So many bytes have come, perhaps with its end and more.
@@ -45,7 +49,10 @@ impl UnfinishedHead {
     }
 
     fn grow_to(&mut self, size: usize) -> Result<(), MemoryExhausted> {
-        let claim = self.claim.get_or_insert_with(|| self.share.allowance(Priority::High).begin());
+        let claim = self.claim.get_or_insert_with(|| match self.identified.get() {
+            Some(service) => service.clone().begin(),
+            None => self.strangers.allowance(Priority::High).begin(),
+        });
         claim.grow_to(size)
     }
 

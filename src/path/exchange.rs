@@ -125,7 +125,7 @@ impl Exchange {
     }
 
     pub(super) fn identified(&mut self, service: usize) {
-        self.client.is_known();
+        self.client.is_known(|| self.snapshot.memory_for(service));
         if let Some(record) = &mut self.record {
             record.identified(service);
         }

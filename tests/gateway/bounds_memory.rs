@@ -434,6 +434,8 @@ fn a_head_behind_a_whole_request_has_its_deadline() {
 #[test]
 fn a_long_head_that_comes_at_once_needs_no_room_and_one_that_is_refused_has_a_response() {
     let gateway = gateway("memory = \"8MiB\"");
+    let mut kept = gateway.connect();
+    assert_eq!(kept.send(&get("/region/province").by("office")).status, 200);
     let half = ["GET /region/province HTTP/1.1\r\nhost: gw\r\nx-long: ", &"x".repeat(50_000)].concat();
     let mut refused = None;
     let strangers: Vec<_> = (0..40)
@@ -453,6 +455,13 @@ fn a_long_head_that_comes_at_once_needs_no_room_and_one_that_is_refused_has_a_re
     }
     let refused = refused.expect("a response");
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: 1\r\n"), "{refused}");
+    // A connection whose requests were identified has the room of their service, also if a head comes in pieces.
+    let slow = get("/region/province").by("office").header("x-long", &"x".repeat(50_000)).bytes();
+    let (first, rest) = slow.split_at(50_000);
+    kept.write(first);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    kept.write(rest);
+    assert_eq!(kept.read_response("GET").expect("a response").status, 200);
     let held: Vec<_> = ["vip", "desk"].iter().flat_map(|service| (0..2).map(|_| held(&gateway, service))).collect();
     let long = get("/region/province").by("office").header("x-long", &"x".repeat(20_000));
     assert_eq!(gateway.send(long).status, 200);

@@ -81,7 +81,7 @@ async fn accept(
         }
         Ok(_) => {}
     }
-    let socket = TlsSocket { socket, handshake: share.map(UnfinishedHead::of) };
+    let socket = TlsSocket { socket, handshake: share.map(|share| UnfinishedHead::of(share, Arc::default())) };
     let mut stream = acceptor.accept(socket).await.map_err(Broken::Tls)?;
     stream.get_mut().0.handshake = None;
     Ok(stream)

@@ -588,10 +588,22 @@ fn a_lookup_that_holds_a_credential_is_not_stored() {
     }
     // A secret of its own may be part of another word.
     held.push(city("x=plain-1.plain-Secret/without%2Bprefix_1and-more"));
-    for query in ["secret_key=abc", "a=1&Access-Token=abc", "a=1;password=x", "header=Authorization&value=abc"] {
+    for query in [
+        "secret_key=abc",
+        "a=1&Access-Token=abc",
+        "a=1;password=x",
+        "header=Authorization&value=abc",
+        "pin=1234",
+        "user[pass]=abc",
+    ] {
         held.push(city(query));
     }
-    for body in [r#"{"secret_key":"abc"}"#, r#"{"a":[{"api_key":1}]}"#, r#"{"name":"Authorization","value":"abc"}"#] {
+    for body in [
+        r#"{"secret_key":"abc"}"#,
+        r#"{"a":[{"api_key":1}]}"#,
+        r#"{"name":"Authorization","value":"abc"}"#,
+        r#"{"otp_code":12}"#,
+    ] {
         held.push(search(body));
     }
     for request in held {

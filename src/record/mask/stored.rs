@@ -11,6 +11,7 @@ use super::{
     CallersText, Masker, Presented,
     credential::{is_secret_name, looks_secret, may_name},
     decoded,
+    names::is_secret,
 };
 
 /// What a stored response is found by, of a request.
@@ -59,19 +60,24 @@ fn pairs_hold(pairs: &str) -> bool {
 fn member_holds(name: &str, value: &Value) -> bool {
     match value {
         Value::Null => false,
-        Value::Bool(_) | Value::Number(_) => is_secret_name(name),
+        Value::Bool(_) | Value::Number(_) => names_secret(name),
         Value::String(value) => is_credential(name, value),
         Value::Array(elements) => elements.iter().any(|element| member_holds(name, element)),
         Value::Object(members) => {
-            members.iter().any(|(own, value)| member_holds(own, value) || is_secret_name(name) && !value.is_null())
+            members.iter().any(|(own, value)| member_holds(own, value) || names_secret(name) && !value.is_null())
         }
     }
 }
 
 /// Whether a value is a credential by its name or its look, or says that another one is.
 fn is_credential(name: &str, value: &str) -> bool {
-    (is_secret_name(name) && !value.is_empty())
+    (names_secret(name) && !value.is_empty())
         || (may_name(name) && is_secret_name(value))
         || looks_secret(name)
         || looks_secret(value)
+}
+
+/// Whether what has this name is a credential: as one of them in a text, or as the log masks it.
+fn names_secret(name: &str) -> bool {
+    is_secret_name(name) || is_secret(name)
 }

@@ -476,7 +476,7 @@ impl<S: ClientSocket> DeadlineIo<S> {
             return;
         }
         if self.io.was_reset() {
-            receipts.decide(|| true);
+            receipts.give_up();
         } else if !self.activity.speaks_http2() {
             // Over HTTP/2, it depends on what came (`frames`).
             receipts.read_on();
@@ -664,7 +664,7 @@ impl<S: AsyncWrite + ClientSocket + Unpin> AsyncWrite for DeadlineIo<S> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
@@ -674,7 +674,7 @@ mod tests {
     const HEAD: Duration = Duration::from_secs(10);
     const REQUEST: Duration = Duration::from_secs(30);
 
-    fn limits() -> LimitsConfig {
+    pub(in crate::edge) fn limits() -> LimitsConfig {
         LimitsConfig {
             request_body: 1,
             answer_body: 1,

@@ -89,11 +89,11 @@ impl<S> FollowedIo<S> {
             // A stream that is reset although its response is complete: the client has not read that.
             let resets = std::mem::take(&mut heads.resets);
             if resets.iter().any(|stream| self.answered.contains(stream)) {
-                receipts.decide(|| true);
+                receipts.give_up();
             }
             // Not before: a reset may have come in time and be read late.
             receipts.decide_late();
-            if receipts.undecided_until().is_none() {
+            if receipts.are_none() {
                 self.answered.clear();
             }
         }
@@ -283,9 +283,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FollowedIo<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::body::Receipt;
 
     fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Vec<u8> {
         let head = [&(length as u32).to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes()].concat();
@@ -337,6 +340,39 @@ mod tests {
             assert!(!heads.is_in_head(), "{other:?}");
             heads.read(&other[HEADER + 1..]);
             assert!(!heads.is_in_head(), "{other:?}");
+        }
+    }
+
+    /// Tells whether a response has reached its caller.
+    struct TestReceipt(Arc<AtomicBool>);
+
+    impl Receipt for TestReceipt {
+        fn begun(&mut self) {}
+
+        fn written(&mut self) {}
+
+        fn reached(self: Box<Self>) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
+    /// Of a response whose last bytes TLS has taken and not written.
+    #[tokio::test]
+    async fn a_stream_that_is_reset_before_its_response_is_flushed_has_not_delivered_it() {
+        for resets in [false, true] {
+            let (activity, reached) =
+                (Activity::new(&crate::edge::deadlines::tests::limits()), Arc::<AtomicBool>::default());
+            let mut io = FollowedIo::new((), activity.clone());
+            io.bytes_came(&[PREFACE, &frame(HEADERS, END_HEADERS | END_STREAM, 1, 30)].concat());
+            activity.receipts.taken(Some(Box::new(TestReceipt(reached.clone()))));
+            io.bytes_went(&frame(DATA, END_STREAM, 1, 30));
+            io.bytes_came(&frame(PING, 0, 0, 8));
+            if resets {
+                io.bytes_came(&frame(RST_STREAM, 0, 1, 4));
+            }
+            activity.receipts.flushed();
+            activity.receipts.decide(|| false);
+            assert_eq!(reached.load(Relaxed), !resets);
         }
     }
 

@@ -132,6 +132,16 @@ impl Receipts {
         }
     }
 
+    /// The responses of which the last byte was taken, written or not, have reached nobody.
+    pub(super) fn give_up(&self) {
+        drop((self.taken.take(), self.written.take()));
+    }
+
+    /// Whether there are none.
+    pub(super) fn are_none(&self) -> bool {
+        !self.taken.any() && !self.written.any()
+    }
+
     /// The responses that were written have reached their caller, unless the client has reset the connection.
     pub(super) fn decide(&self, was_reset: impl FnOnce() -> bool) {
         if !self.written.any() {

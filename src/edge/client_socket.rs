@@ -35,8 +35,13 @@ pub trait ClientSocket {
     /// Whether there is something to read, or the end.
     fn has_unread(&self) -> bool;
 
-    /// Whether the client's machine has not acknowledged everything that was written. Asks the kernel.
-    fn has_unacknowledged(&self) -> bool;
+    /// How many bytes of what was written the client's machine has not acknowledged; `None`: not known. Asks the kernel.
+    fn unacknowledged(&self) -> Option<u32>;
+
+    /// Whether there are any, as far as that is known.
+    fn has_unacknowledged(&self) -> bool {
+        self.unacknowledged().is_some_and(|bytes| bytes > 0)
+    }
 
     /// Writes although the reactor does not call the socket writable, which it is only once a third of its buffer is
     /// free: first what TLS holds, then of `bytes`. `None`: the client has taken nothing; otherwise, how many of `bytes`
@@ -60,8 +65,8 @@ impl ClientSocket for TcpStream {
         is(self, PollFlags::IN)
     }
 
-    fn has_unacknowledged(&self) -> bool {
-        send_queue::has_unacknowledged(self)
+    fn unacknowledged(&self) -> Option<u32> {
+        send_queue::unacknowledged(self).ok()
     }
 
     fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
@@ -97,8 +102,8 @@ impl ClientSocket for Box<TlsStream<TlsSocket>> {
         socket.tcp().has_unread() || !session.wants_read()
     }
 
-    fn has_unacknowledged(&self) -> bool {
-        self.get_ref().0.tcp().has_unacknowledged()
+    fn unacknowledged(&self) -> Option<u32> {
+        self.get_ref().0.tcp().unacknowledged()
     }
 
     fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
@@ -141,8 +146,8 @@ impl<S: InMemory> ClientSocket for S {
         false
     }
 
-    fn has_unacknowledged(&self) -> bool {
-        false
+    fn unacknowledged(&self) -> Option<u32> {
+        None
     }
 
     fn push(&mut self, _: &[u8]) -> io::Result<Option<usize>> {

@@ -8,7 +8,8 @@
 //! deadline, and an HTTP/2 stream one for its response, in `streams`; only an HTTP/1.1 response that is still being
 //! received must be taken by its deadline). In every state, a peer must take some of the bytes that wait to be written within
 //! `limits.idle`. The reactor calls a socket writable only once a third of its buffer is free, which takes a slow peer
-//! longer than that; so while bytes wait, it is also looked now and then ([`LOOKS`]) whether the socket takes some. In the
+//! longer than that; so while bytes wait, it is also looked now and then ([`LOOKS`]) whether the socket takes some, and at the
+//! end whether the peer's machine has acknowledged some: the socket takes none until a piece of up to 64 KiB has gone. In the
 //! usual case no timer is touched: one timer is armed late and re-armed only when it has fired.
 //!
 //! On HTTP/2 a peer can send frames that belong to no request (PING, SETTINGS, PRIORITY) as fast as it
@@ -102,6 +103,8 @@ pub(super) const NEVER: u64 = u64::MAX;
 const SLACK: u64 = 3 * 1024 * 1024 + 128 * 1024;
 /// How often it is looked whether a peer has taken some of the bytes that wait, in `limits.idle`.
 const LOOKS: u32 = 4;
+/// Least rate at which a caller must take a response, in bytes per second. `limits.idle` is the slack.
+pub(super) const LEAST_RATE: u32 = 256;
 /// Maximum number of bytes over HTTP/1.1 before a piece of a request's body: the size and extensions of its chunk, and trailers.
 /// hyper bounds some of them, but not zeros before a size and spaces behind it, which it reads one by one.
 const FRAMING: usize = 64 * 1024;
@@ -428,6 +431,8 @@ struct Stall {
     look_is_due: bool,
     /// The time is up, which the next write decides.
     left_to_write: bool,
+    /// The bytes that were not acknowledged at the first look.
+    seen: Option<(Instant, u32)>,
 }
 
 impl<S> DeadlineIo<S> {
@@ -517,9 +522,9 @@ impl<S: ClientSocket> DeadlineIo<S> {
         if expired || self.stalled.is_some_and(|stall| stall.look_is_due) {
             self.stalled.iter_mut().for_each(|stall| stall.look_is_due = false);
             match self.io.push(bytes)? {
-                None => {}
-                // TLS has written what it held.
-                Some(0) => {
+                None if !self.has_progressed(expired) => {}
+                // TLS has written what it held, or the peer's machine has taken some of what the kernel holds.
+                None | Some(0) => {
                     self.stalled = Some(self.stall());
                     self.activity.bytes_went_late();
                     cx.waker().wake_by_ref();
@@ -529,6 +534,18 @@ impl<S: ClientSocket> DeadlineIo<S> {
             }
         }
         if expired { self.give_up(io::ErrorKind::TimedOut) } else { Poll::Pending }
+    }
+
+    /// Whether the peer has taken bytes since the first look; asked at the end.
+    fn has_progressed(&mut self, at_end: bool) -> bool {
+        let Some(stall) = &mut self.stalled else { return false };
+        if stall.seen.is_some() && !at_end {
+            return false;
+        }
+        let (now, Some(left)) = (Instant::now(), self.io.unacknowledged()) else { return false };
+        let (since, before) = *stall.seen.get_or_insert((now, left));
+        let taken = Duration::from_secs(before.saturating_sub(left).into()) / LEAST_RATE;
+        !taken.is_zero() && taken >= now - since
     }
 }
 
@@ -543,7 +560,13 @@ impl<S> DeadlineIo<S> {
     /// From now on.
     fn stall(&self) -> Stall {
         let now = Instant::now();
-        Stall { since: now, look_at: now + self.activity.idle / LOOKS, look_is_due: false, left_to_write: false }
+        Stall {
+            since: now,
+            look_at: now + self.activity.idle / LOOKS,
+            look_is_due: false,
+            left_to_write: false,
+            seen: None,
+        }
     }
 
     /// Of a read, once the deadline has passed.
@@ -691,6 +714,73 @@ pub(super) mod tests {
 
     fn timed_io<S>(io: S, activity: Arc<Activity>) -> DeadlineIo<S> {
         DeadlineIo::new(io, activity, UnfinishedHead::of(Memory::new(1 << 20).share(None), Arc::default()))
+    }
+
+    /// A socket that takes nothing more while its peer takes what it holds already: so many bytes a second.
+    struct Full {
+        holds: u32,
+        taken_in_a_second: u32,
+        since: Instant,
+    }
+
+    impl Full {
+        fn left(&self) -> u32 {
+            self.holds.saturating_sub(self.since.elapsed().as_secs() as u32 * self.taken_in_a_second)
+        }
+    }
+
+    impl AsyncWrite for Full {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            if self.left() > 0 { Poll::Pending } else { Poll::Ready(Ok(bytes.len())) }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl ClientSocket for Full {
+        fn has_left(&mut self) -> bool {
+            false
+        }
+
+        fn was_reset(&self) -> bool {
+            false
+        }
+
+        fn has_unread(&self) -> bool {
+            false
+        }
+
+        fn unacknowledged(&self) -> Option<u32> {
+            Some(self.left())
+        }
+
+        fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
+            Ok((self.left() == 0).then_some(bytes.len()))
+        }
+
+        fn reset_on_close(&self) {}
+    }
+
+    /// The kernel takes nothing before a piece of up to 64 KiB has gone, and calls the socket full until a third of it is free.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_what_the_kernel_holds_is_not_cut_off() {
+        for (taken_in_a_second, is_late) in [(500, false), (300, false), (200, true), (1, true), (0, true)] {
+            let io = Full { holds: 90_000, taken_in_a_second, since: Instant::now() };
+            let began = Instant::now();
+            let written = timed_io(io, Activity::new(&limits())).write(b"more").await;
+            assert_eq!(
+                written.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut),
+                is_late,
+                "{taken_in_a_second}"
+            );
+            assert!(!is_late || began.elapsed() == IDLE, "{:?}", began.elapsed());
+        }
     }
 
     /// A read whose bytes are of no interest.

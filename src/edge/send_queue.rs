@@ -1,9 +1,9 @@
-//! Whether everything that was written to a connection has reached the other machine.
+//! How much of what was written to a connection has not reached the other machine.
 //!
 //! A write is over once the kernel has the bytes. Those that the client's machine has not acknowledged, because it is gone or
 //! takes nothing, stay in the socket's send queue. Its length is read as `ss` reads it (sock_diag(7)): the ioctl for it
 //! (SIOCOUTQ) has no safe wrapper. Where it does not answer (other systems, no netlink socket allowed),
-//! nothing is known. Asked only about orders. Never fails.
+//! nothing is known. Asked only about orders and about connections that take nothing. Fails like the socket calls.
 
 use std::{
     io,
@@ -26,10 +26,12 @@ const ANSWER: usize = 72;
 /// Where the number of bytes in the send queue is in the answer's content (`idiag_wqueue`).
 const SEND_QUEUE: usize = 60;
 
-/// Whether bytes that were written have not been acknowledged; `false` also if that is not known.
-pub(super) fn has_unacknowledged(socket: &TcpStream) -> bool {
-    let ends = socket.local_addr().and_then(|local| Ok((local, socket.peer_addr()?)));
-    ends.and_then(|(local, peer)| queued(local, peer)).is_ok_and(|queued| queued > 0)
+/// How many of the bytes that were written have not been acknowledged.
+///
+/// # Errors
+/// If the kernel does not say.
+pub(super) fn unacknowledged(socket: &TcpStream) -> io::Result<u32> {
+    queued(socket.local_addr()?, socket.peer_addr()?)
 }
 
 /// Bytes in the send queue of a connection.
@@ -92,9 +94,9 @@ mod tests {
             let mut socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (mut peer, _) = listener.accept().await.unwrap();
             socket.write_all(b"x").await.unwrap();
-            assert!(!has_unacknowledged(&socket), "{address}");
+            assert_eq!(unacknowledged(&socket).unwrap(), 0, "{address}");
             socket.write_all(&[0; 60_000]).await.unwrap();
-            assert!(has_unacknowledged(&socket), "{address}");
+            assert!((1..=60_000).contains(&unacknowledged(&socket).unwrap()), "{address}");
             let read_all = async {
                 let mut left = 60_001;
                 while left > 0 {
@@ -102,7 +104,7 @@ mod tests {
                 }
             };
             read_all.await;
-            while has_unacknowledged(&socket) {
+            while unacknowledged(&socket).unwrap() > 0 {
                 tokio::task::yield_now().await;
             }
         }

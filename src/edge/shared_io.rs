@@ -87,8 +87,8 @@ impl<S: ClientSocket + Send> ClientSocket for SharedIo<S> {
         CallerConnection::has_unread(&*self.0)
     }
 
-    fn has_unacknowledged(&self) -> bool {
-        CallerConnection::has_unacknowledged(&*self.0)
+    fn unacknowledged(&self) -> Option<u32> {
+        self.0.lock().io.unacknowledged()
     }
 
     fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {

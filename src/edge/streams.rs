@@ -21,18 +21,15 @@ use hyper_util::rt::TokioExecutor;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::deadlines::{Activity, NEVER};
+use super::deadlines::{Activity, LEAST_RATE, NEVER};
 use crate::{
     body::{Delivery, Receipt},
     deadline::LateTimer,
     memory::MemoryClaim,
 };
 
-/// Least rate at which a caller must take a response, in bytes per second. `limits.idle` is the slack.
-const LEAST_RATE: u64 = 256;
-
 /// Time that a taken byte is good for, in microseconds.
-const TIME_OF_BYTE: u64 = 1_000_000 / LEAST_RATE;
+const TIME_OF_BYTE: u64 = 1_000_000 / LEAST_RATE as u64;
 
 /// Runs the streams of a data thread's connections.
 #[derive(Clone, Default)]

@@ -324,7 +324,8 @@ impl MaskRules {
 
 /// Whether a (decoded) name is that of a secret, and not of something personal.
 pub(super) fn is_secret(name: &str) -> bool {
-    SECRET_PARTS.iter().any(|part| fold(name).contains(part))
+    let folded = fold(name);
+    SECRET_PARTS.iter().any(|part| folded.contains(part))
         || name.split(separates).any(|segment| SECRET_WHOLE.contains(&fold(segment).as_str()))
 }
 

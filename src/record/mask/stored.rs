@@ -32,7 +32,7 @@ impl Masker {
         self.any_holds_live_secret(None, &[parts[0].as_bytes(), parts[1].as_bytes(), body])
             || parts.into_iter().any(|part| self.uri_holds_live_secret(None, part) || pairs_hold(part))
             || self.holds_encoded_secret(None, presented, &written)
-            || serde_json::from_slice(body).is_ok_and(|body| member_holds("", &body))
+            || body_holds(body)
             || headers.values().any(|value| self.header_holds(presented, value.as_bytes()))
     }
 
@@ -56,28 +56,62 @@ fn pairs_hold(pairs: &str) -> bool {
     })
 }
 
-/// The same of a member of a body, and of what is in it.
-fn member_holds(name: &str, value: &Value) -> bool {
+/// The same of a body.
+fn body_holds(body: &[u8]) -> bool {
+    serde_json::from_slice(body).is_ok_and(|body| value_holds(Name::default(), &body))
+}
+
+/// The same of what a member has, and of what is in it.
+fn value_holds(name: Name, value: &Value) -> bool {
     match value {
         Value::Null => false,
-        Value::Bool(_) | Value::Number(_) => names_secret(name),
-        Value::String(value) => is_credential(name, value),
-        Value::Array(elements) => elements.iter().any(|element| member_holds(name, element)),
-        Value::Object(members) => {
-            members.iter().any(|(own, value)| member_holds(own, value) || names_secret(name) && !value.is_null())
-        }
+        Value::Bool(_) | Value::Number(_) => name.is_secret,
+        Value::String(value) => name.is_of(value),
+        Value::Array(elements) => elements.iter().any(|element| value_holds(name, element)),
+        Value::Object(members) => members.iter().any(|(own, value)| {
+            looks_secret(own) || value_holds(Name::new(own), value) || name.is_secret && !value.is_null()
+        }),
     }
 }
 
 /// Whether a value is a credential by its name or its look, or says that another one is.
 fn is_credential(name: &str, value: &str) -> bool {
-    (names_secret(name) && !value.is_empty())
-        || (may_name(name) && is_secret_name(value))
-        || looks_secret(name)
-        || looks_secret(value)
+    Name::new(name).is_of(value) || looks_secret(name)
+}
+
+/// What a name says of its value; of several, as of an array's elements, it is found out once.
+#[derive(Clone, Copy, Default)]
+struct Name {
+    is_secret: bool,
+    may_name: bool,
+}
+
+impl Name {
+    fn new(name: &str) -> Self {
+        Name { is_secret: names_secret(name), may_name: may_name(name) }
+    }
+
+    fn is_of(self, value: &str) -> bool {
+        (self.is_secret && !value.is_empty()) || (self.may_name && is_secret_name(value)) || looks_secret(value)
+    }
 }
 
 /// Whether what has this name is a credential: as one of them in a text, or as the log masks it.
 fn names_secret(name: &str) -> bool {
     is_secret_name(name) || is_secret(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It would not end: it was looked at again for each of them.
+    #[test]
+    fn a_long_name_of_many_values_is_looked_at_once() {
+        let name = "aB_".repeat(100_000);
+        let members: Vec<_> = (0..100_000).map(|number| format!("\"{number}\":1")).collect();
+        for values in [format!("[{}]", vec!["\"\""; 100_000].join(",")), format!("{{{}}}", members.join(","))] {
+            assert!(!body_holds(format!("{{\"{name}\":{values}}}").as_bytes()));
+        }
+    }
 }

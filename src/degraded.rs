@@ -19,6 +19,8 @@ pub enum DegradedReason {
     StoreLost,
     /// Day counts cannot be recorded: the store or the file of day marks fails or does not respond.
     DayCountsFailing,
+    /// A service has as many orders that are not over as it may: no other one of it is sent.
+    OrdersFull,
     /// Both records of the day counts were lost before the start: what was used of today before it is not counted.
     DayCountsLost,
     /// The system clock has jumped by more than a minute within the last ten minutes.

@@ -237,6 +237,11 @@ impl Orders {
         self.inner.settle(order.number, executed)
     }
 
+    /// Services that have as many orders that are not over as they may, with their number.
+    pub fn full_services(&self) -> Vec<(String, usize)> {
+        self.inner.change(|index, now| (index.expire(now), index.full_services()))
+    }
+
     /// Number of an account's unknown orders that are not settled.
     pub fn unknown_count(&self, account: &str) -> u64 {
         self.inner.change(|index, now| (index.expire(now), index.unknown_count(account)))

@@ -25,6 +25,12 @@ pub(super) fn list(admin: &Admin) -> Vec<Degradation> {
     if let Some(failure) = admin.gateway.live.orders.archive().failure() {
         add(DegradedReason::StoreFailing, format!("archive of ended orders: {failure}"));
     }
+    for (service, orders) in admin.gateway.live.orders.full_services() {
+        let text = format!(
+            "services.{service}: {orders} orders are not over, so no other one is sent; settle the unknown ones"
+        );
+        add(DegradedReason::OrdersFull, text);
+    }
     if admin.gateway.live.revoked.has_unstored() {
         let text = "keys: a revoked version is not stored yet: a restart would forget it";
         add(DegradedReason::RevocationUnstored, text.to_owned());

@@ -6,7 +6,8 @@
 //! Always holds: `by_key` contains exactly the orders that have a key; `by_content` exactly those that an equal order
 //! has to do with: under way, unknown, or with an answer that has reached nobody; `unknown` exactly the unknown ones,
 //! which `unknown_by_account` counts; `ends` contains exactly the orders that are no longer in flight; `ended` exactly
-//! those that only their key has to do with; `stored` exactly those with a stored answer.
+//! those that only their key has to do with; `stored` exactly those with a stored answer; `by_service` counts all of them. A
+//! service has as many as it leaves free at most, so that the next one always finds room.
 
 mod answers;
 mod archive;
@@ -55,6 +56,7 @@ pub(super) struct Index {
     next_number: u64,
     next_caller: u64,
     orders: HashMap<u64, OrderEntry>,
+    by_service: HashMap<String, usize>,
     by_key: HashMap<OrderDigest, u64>,
     /// Oldest first.
     by_content: HashMap<OrderDigest, Vec<u64>>,
@@ -107,7 +109,7 @@ impl Index {
         if row.phase != OrderPhase::Ended {
             self.by_content.entry(row.content).or_default().push(number);
         }
-        self.orders.insert(number, OrderEntry { answer, ..OrderEntry::new(row, false) });
+        self.insert(number, OrderEntry { answer, ..OrderEntry::new(row, false) });
         self.insert_end(number);
         if let Some(bytes) = bytes {
             self.insert_stored(number, bytes);
@@ -239,11 +241,33 @@ impl Index {
         }
     }
 
+    fn insert(&mut self, number: u64, order: OrderEntry) {
+        *self.by_service.entry(order.row.description.service.clone()).or_default() += 1;
+        self.orders.insert(number, order);
+    }
+
+    /// Whether so many orders of a service leave no room for another one of it.
+    fn is_full_for(&self, own: usize) -> bool {
+        own + self.orders.len() >= self.limits.orders
+    }
+
+    /// Services that have as many orders as they may, with their number.
+    pub(super) fn full_services(&self) -> Vec<(String, usize)> {
+        let full = self.by_service.iter().filter(|(_, own)| self.is_full_for(**own));
+        full.map(|(service, own)| (service.clone(), *own)).collect()
+    }
+
     fn remove(&mut self, number: u64, batch: &mut WriteBatch) {
         self.remove_end(number);
         self.remove_stored(number);
         self.remove_content(number);
         let Some(mut order) = self.orders.remove(&number) else { return };
+        if let Some(own) = self.by_service.get_mut(&order.row.description.service) {
+            *own -= 1;
+            if *own == 0 {
+                self.by_service.remove(&order.row.description.service);
+            }
+        }
         order.changed();
         if let Some(key) = order.row.key {
             self.by_key.remove(&key);
@@ -266,6 +290,10 @@ mod tests {
 
         /// Asserts what the module documentation says always holds.
         pub(in crate::orders) fn check(&self) {
+            let mut by_service = HashMap::new();
+            let services = self.orders.values().map(|order| order.row.description.service.clone());
+            services.for_each(|service| *by_service.entry(service).or_default() += 1);
+            assert_eq!(self.by_service, by_service);
             let counts = |order: &OrderEntry| order.in_flight || order.row.phase != OrderPhase::Ended;
             let keys: HashMap<_, _> = self.orders.iter().filter_map(|(n, order)| Some((order.row.key?, *n))).collect();
             assert_eq!(self.by_key, keys);

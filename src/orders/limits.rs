@@ -16,7 +16,8 @@ pub const LONGEST_WAIT: Duration = store::SLOW;
 pub(super) const RESET_WITHIN: i64 = body::RESET_WITHIN.as_millis() as i64;
 
 /// Maximum number of orders in memory: under way, unknown, undelivered, or not in the archive yet; each takes about
-/// 300 bytes. While there are so many, new ones are refused.
+/// 300 bytes, an unknown one up to 1 KiB. While there are so many, new ones are refused; those of a service, while it has as many
+/// as it leaves free.
 pub const MAX_ORDERS: usize = 200_000;
 
 /// Maximum size of the stored answers of these orders, bytes.

@@ -97,6 +97,15 @@ pub enum OrderRefusal {
     /// No room for one more order.
     #[error("too many orders are unknown, undelivered or on their way to the archive; try again in 1 s")]
     TooMany,
+    /// No room for one more order of its service.
+    #[error(
+        "{own} orders of this service are unknown, undelivered or on their way to the archive, which is as many as it may \
+         have; have operators settle the unknown ones (`fastrac-gateway orders list`)"
+    )]
+    TooManyOfService {
+        /// See above.
+        own: usize,
+    },
     /// No room to read the answer of the key's order again.
     #[error("{0}; the answer of the first request with this Idempotency-Key is kept; try again in 1 s")]
     NoMemory(#[from] MemoryExhausted),
@@ -139,14 +148,17 @@ impl OrderRefusal {
 
     /// When it is worth repeating the request.
     pub fn retry_after(&self) -> Option<Duration> {
-        let soon = matches!(self, OrderRefusal::InFlight { .. }) || self.is_overload();
-        soon.then_some(Duration::from_secs(1))
+        match self {
+            OrderRefusal::TooManyOfService { .. } => Some(Duration::from_mins(1)),
+            OrderRefusal::InFlight { .. } => Some(Duration::from_secs(1)),
+            _ => self.is_overload().then_some(Duration::from_secs(1)),
+        }
     }
 
     /// Whether the gateway lacks something for the moment.
     fn is_overload(&self) -> bool {
-        use OrderRefusal::{NoArchive, NoMemory, TooMany, Unreadable};
-        matches!(self, NoMemory(_) | Unreadable { .. } | NoArchive | TooMany)
+        use OrderRefusal::{NoArchive, NoMemory, TooMany, TooManyOfService, Unreadable};
+        matches!(self, NoMemory(_) | Unreadable { .. } | NoArchive | TooMany | TooManyOfService { .. })
     }
 
     /// Whether the first request was sent, if the refusal replaces its answer.

@@ -127,6 +127,10 @@ impl Index {
         if self.orders.len() >= self.limits.orders {
             return Err(OrderRefusal::TooMany);
         }
+        let own = self.by_service.get(&identity.description.service).copied().unwrap_or(0);
+        if self.is_full_for(own) {
+            return Err(OrderRefusal::TooManyOfService { own });
+        }
         let number = self.next_number;
         self.next_number += 1;
         if let Some(key) = identity.key {
@@ -145,7 +149,7 @@ impl Index {
             answer_bytes: None,
             description: identity.description,
         };
-        self.orders.insert(number, OrderEntry::new(row, true));
+        self.insert(number, OrderEntry::new(row, true));
         let caller = self.set_caller(number, identity.waited_as, identity.connection);
         let settles = if identity.confirmed { self.unknown(&equal, i64::MIN) } else { Vec::new() };
         Ok(IndexMatch::New { number, caller, settles })

@@ -156,11 +156,17 @@ async fn a_start_refuses_an_archive_that_lacks_orders() {
 
 #[tokio::test]
 async fn new_orders_are_refused_when_there_are_too_many_and_none_is_forgotten() {
-    let setup = OrdersSetup::within(OrderLimits { orders: 2, ..limits() }).await;
+    let setup = OrdersSetup::within(OrderLimits { orders: 4, ..limits() }).await;
     let orders = &setup.orders;
     drop(order("r1").key("k1").written(orders).await);
     ended(orders, "k2").await;
-    assert_eq!(order("r3").key("k3").refused(orders).await, OrderRefusal::TooMany);
+    assert_eq!(order("r3").key("k3").refused(orders).await, OrderRefusal::TooManyOfService { own: 2 });
+    assert_eq!(orders.full_services(), [("checkout".to_owned(), 2)]);
+    // Others find room.
+    let of = |service| TestOrder { service, ..order("r3").key("k3") };
+    let placed = [of("warehouse").ticket(orders).await, of("third").ticket(orders).await];
+    assert_eq!(of("fourth").refused(orders).await, OrderRefusal::TooMany);
+    drop(placed);
     order("r4").key("k2").repeat(orders).await;
     archive_all(orders).await;
     drop(order("r5").key("k3").ticket(orders).await);

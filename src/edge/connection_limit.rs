@@ -162,6 +162,9 @@ impl ConnectionStanding {
 
     /// Runs a future of a connection that is not served; `None`: it made room. Cancel safe if the future is.
     pub(super) async fn run_until_told<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        if self.is_identified() {
+            return Some(future.await);
+        }
         self.leave.run_until_cancelled(future).await
     }
 }
@@ -248,7 +251,8 @@ mod tests {
         assert!(limit.admit_for_strangers(peer(3)).await.is_none());
         assert_eq!(told(&open), [0]);
         identify(&open[0]);
-        tokio::time::advance(SETTLED).await;
+        let reads = tokio::time::sleep(SETTLED);
+        assert_eq!(open[0].standing.run_until_told(reads).await, Some(()), "its response is not cut off");
         assert!(limit.admit_for_strangers(peer(3)).await.is_none());
         assert_eq!(told(&open), [1]);
     }

@@ -23,6 +23,8 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 const MIN_ATTEMPT_DELAY: Duration = Duration::from_millis(10);
 /// Maximum number of addresses of a name that are tried.
 pub(super) const MAX_ADDRESSES: usize = 16;
+/// Maximum number of attempts that run at a time, each of which takes a descriptor; for another one, the oldest is given up.
+const MAX_RUNNING: usize = 4;
 
 /// The addresses in the order in which they are tried: their families alternate, beginning with that of the first
 /// address; within a family they keep their order. At most [`MAX_ADDRESSES`].
@@ -41,7 +43,8 @@ pub(super) fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
 }
 
 /// Opens a connection with `connect` to one of the addresses, and says to which. The next attempt begins when the one
-/// before it has failed or [`ATTEMPT_DELAY`] is over; earlier if there would not be time for all until `by`. Cancel safe.
+/// before it has failed or [`ATTEMPT_DELAY`] is over; earlier if there would not be time for all until `by`. At most
+/// [`MAX_RUNNING`] run at a time. Cancel safe.
 ///
 /// # Errors
 /// [`ConnectError`] at `by`, or when all attempts have failed.
@@ -60,6 +63,9 @@ where
     let mut most_telling: Option<FailedAttempt> = None;
     loop {
         if let Some(address) = waiting.next() {
+            if running.len() == MAX_RUNNING {
+                drop(running.remove(0));
+            }
             let attempt = attempt(connect(address));
             running.push(Box::pin(async move { attempt.await.map(|connection| (connection, address)) }));
         } else if running.is_empty() {
@@ -98,7 +104,7 @@ async fn first<F: Future>(running: &mut Vec<Pin<Box<F>>>) -> F::Output {
     poll_fn(|cx| {
         for index in 0..running.len() {
             if let Poll::Ready(output) = running[index].as_mut().poll(cx) {
-                drop(running.swap_remove(index));
+                drop(running.remove(index));
                 return Poll::Ready(output);
             }
         }

@@ -76,6 +76,34 @@ async fn every_address_has_its_chance_before_the_deadline() {
     assert_eq!(raced(&[Silent], 100).await.1, 100);
 }
 
+/// 64 requests in flight to a name with 16 silent addresses took 1,024 descriptors.
+#[tokio::test(start_paused = true)]
+async fn few_attempts_run_at_a_time() {
+    struct Running<'a>(&'a std::cell::Cell<usize>);
+    impl Drop for Running<'_> {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() - 1);
+        }
+    }
+    let (running, most) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    let addresses: Vec<SocketAddr> = (0..16).map(v4).collect();
+    let connect = |address: SocketAddr| {
+        let (running, most) = (&running, &most);
+        async move {
+            running.set(running.get() + 1);
+            most.set(most.get().max(running.get()));
+            let _running = Running(running);
+            if address == v4(15) {
+                return Ok(());
+            }
+            std::future::pending().await
+        }
+    };
+    let raced = race(&addresses, Instant::now() + Duration::from_secs(10), connect).await;
+    assert_eq!(raced.map(|((), address)| address), Ok(v4(15)));
+    assert_eq!((most.get(), running.get()), (MAX_RUNNING, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_most_telling_error_is_reported() {
     use Peer::*;

@@ -34,7 +34,8 @@ fn gateway(runtime: &Runtime, folder: &Path) -> Arc<Gateway> {
     let store = Store::open(&folder.join("state")).unwrap();
     let archive = Archive::open(&folder.join("state")).unwrap();
     let stores = OrderStores { journal: store.clone(), archive, dir: folder.join("state") };
-    let orders = runtime.block_on(Orders::open(stores, jiff::Timestamp::now(), &config.orders)).unwrap();
+    let orders =
+        runtime.block_on(Orders::open(stores, jiff::Timestamp::now(), &config.orders, config.limits.memory)).unwrap();
     let revoked = Arc::new(runtime.block_on(Revoked::open(store.clone())).unwrap());
     let live = Live {
         metrics,

@@ -169,7 +169,8 @@ impl App {
         let audit = Audit::open(&config, degraded.clone())?;
         let clock = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let stores = OrderStores { journal: store.clone(), archive: Archive::open(state)?, dir: state.clone() };
-        let orders = control.block_on(Orders::open(stores, jiff::Timestamp::now(), &config.orders))?;
+        let orders =
+            control.block_on(Orders::open(stores, jiff::Timestamp::now(), &config.orders, config.limits.memory))?;
         let drain = Drain::default();
         let revoked = Arc::new(control.block_on(Revoked::open(store.clone()))?);
         let spending = control.block_on(Spending::open(store.clone()))?;

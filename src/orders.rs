@@ -89,12 +89,17 @@ pub struct Orders {
 
 impl Orders {
     /// Reads the journal. Orders that were in flight when the process ended become unknown. `now` is
-    /// the wall time; it counts only if nothing was ever remembered (`clock`).
+    /// the wall time; it counts only if nothing was ever remembered (`clock`). `memory`: `limits.memory`.
     ///
     /// # Errors
     /// [`OrdersOpenError`] if journal or archive cannot be read or written, or do not belong together.
-    pub async fn open(stores: OrderStores, now: Timestamp, config: &OrdersConfig) -> Result<Orders, OrdersOpenError> {
-        Orders::open_within(stores, now, OrderLimits::of(config)).await
+    pub async fn open(
+        stores: OrderStores,
+        now: Timestamp,
+        config: &OrdersConfig,
+        memory: usize,
+    ) -> Result<Orders, OrdersOpenError> {
+        Orders::open_within(stores, now, OrderLimits::of(config, memory)).await
     }
 
     async fn open_within(stores: OrderStores, now: Timestamp, limits: OrderLimits) -> Result<Orders, OrdersOpenError> {
@@ -184,9 +189,9 @@ impl Orders {
         self.inner.withdrawn.write();
     }
 
-    /// Changes how long orders are remembered.
-    pub fn reconfigure(&self, config: &OrdersConfig) {
-        self.inner.index.lock().set_limits(OrderLimits::of(config));
+    /// Changes how long orders are remembered, and how many.
+    pub fn reconfigure(&self, config: &OrdersConfig, memory: usize) {
+        self.inner.index.lock().set_limits(OrderLimits::of(config, memory));
     }
 
     /// The ended orders with a key.

@@ -134,6 +134,7 @@ impl TestAdmin {
             },
             jiff::Timestamp::now(),
             &config.orders,
+            config.limits.memory,
         )
         .await
         .unwrap();

@@ -105,7 +105,7 @@ pub(super) fn compile(
         account.address.retries.reconfigure(settings.retries);
         live.spending.set_zone(&settings.name, &settings.day_zone);
     }
-    live.orders.reconfigure(&config.orders);
+    live.orders.reconfigure(&config.orders, config.limits.memory);
     let members = members(&catalog, &accounts);
     let quota = |service: &config::ServiceConfig| {
         let quota = counts.quota(service, &config.accounts[service.account].day_zone);

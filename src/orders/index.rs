@@ -27,7 +27,7 @@ pub(super) use self::recall::{FoundAnswer, IndexMatch, OrderIdentity};
 pub use self::unknown::{UnderWayOrder, UnknownOrder};
 use self::{
     answers::StoredAnswers,
-    entry::{AnswerLocation, OrderEntry},
+    entry::{AnswerLocation, OrderCount, OrderEntry},
 };
 use super::{
     fingerprint::OrderDigest,
@@ -56,7 +56,8 @@ pub(super) struct Index {
     next_number: u64,
     next_caller: u64,
     orders: HashMap<u64, OrderEntry>,
-    by_service: HashMap<String, usize>,
+    by_service: HashMap<String, OrderCount>,
+    all: OrderCount,
     by_key: HashMap<OrderDigest, u64>,
     /// Oldest first.
     by_content: HashMap<OrderDigest, Vec<u64>>,
@@ -242,19 +243,20 @@ impl Index {
     }
 
     fn insert(&mut self, number: u64, order: OrderEntry) {
-        *self.by_service.entry(order.row.description.service.clone()).or_default() += 1;
+        self.by_service.entry(order.row.description.service.clone()).or_default().add(&order);
+        self.all.add(&order);
         self.orders.insert(number, order);
     }
 
-    /// Whether so many orders of a service leave no room for another one of it.
-    fn is_full_for(&self, own: usize) -> bool {
-        own + self.orders.len() >= self.limits.orders
+    /// Whether these orders of a service leave no room for another one of it.
+    fn is_full_for(&self, own: OrderCount) -> bool {
+        own.orders + self.all.orders >= self.limits.orders || own.bytes + self.all.bytes >= self.limits.memory
     }
 
     /// Services that have as many orders as they may, with their number.
     pub(super) fn full_services(&self) -> Vec<(String, usize)> {
         let full = self.by_service.iter().filter(|(_, own)| self.is_full_for(**own));
-        full.map(|(service, own)| (service.clone(), *own)).collect()
+        full.map(|(service, own)| (service.clone(), own.orders)).collect()
     }
 
     fn remove(&mut self, number: u64, batch: &mut WriteBatch) {
@@ -262,9 +264,10 @@ impl Index {
         self.remove_stored(number);
         self.remove_content(number);
         let Some(mut order) = self.orders.remove(&number) else { return };
+        self.all.subtract(&order);
         if let Some(own) = self.by_service.get_mut(&order.row.description.service) {
-            *own -= 1;
-            if *own == 0 {
+            own.subtract(&order);
+            if own.orders == 0 {
                 self.by_service.remove(&order.row.description.service);
             }
         }
@@ -290,10 +293,12 @@ mod tests {
 
         /// Asserts what the module documentation says always holds.
         pub(in crate::orders) fn check(&self) {
-            let mut by_service = HashMap::new();
-            let services = self.orders.values().map(|order| order.row.description.service.clone());
-            services.for_each(|service| *by_service.entry(service).or_default() += 1);
-            assert_eq!(self.by_service, by_service);
+            let (mut by_service, mut all) = (HashMap::<_, OrderCount>::new(), OrderCount::default());
+            for order in self.orders.values() {
+                by_service.entry(order.row.description.service.clone()).or_default().add(order);
+                all.add(order);
+            }
+            assert_eq!((&self.by_service, self.all), (&by_service, all));
             let counts = |order: &OrderEntry| order.in_flight || order.row.phase != OrderPhase::Ended;
             let keys: HashMap<_, _> = self.orders.iter().filter_map(|(n, order)| Some((order.row.key?, *n))).collect();
             assert_eq!(self.by_key, keys);

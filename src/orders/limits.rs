@@ -15,9 +15,8 @@ pub const LONGEST_WAIT: Duration = store::SLOW;
 /// [`body::RESET_WITHIN`] in milliseconds.
 pub(super) const RESET_WITHIN: i64 = body::RESET_WITHIN.as_millis() as i64;
 
-/// Maximum number of orders in memory: under way, unknown, undelivered, or not in the archive yet; each takes about
-/// 300 bytes, an unknown one up to 1 KiB. While there are so many, new ones are refused; those of a service, while it has as many
-/// as it leaves free.
+/// Maximum number of orders in memory: under way, unknown, undelivered, or not in the archive yet. While there are so many, or
+/// as many as fit in their memory, new ones are refused; those of a service, while it has as many as it leaves free.
 pub const MAX_ORDERS: usize = 200_000;
 
 /// Maximum size of the stored answers of these orders, bytes.
@@ -34,6 +33,8 @@ pub(super) struct OrderLimits {
     /// How long an answer is kept that has reached nobody, milliseconds; 0: it is not.
     pub(super) undelivered: i64,
     pub(super) orders: usize,
+    /// Bytes of memory that they take, without their answers.
+    pub(super) memory: usize,
     /// Bytes of stored answers.
     pub(super) bytes: u64,
     /// Bytes of answers in the archive.
@@ -41,12 +42,14 @@ pub(super) struct OrderLimits {
 }
 
 impl OrderLimits {
-    pub(super) fn of(config: &OrdersConfig) -> Self {
+    /// `memory`: `limits.memory`, a quarter of which they may take beside it.
+    pub(super) fn of(config: &OrdersConfig, memory: usize) -> Self {
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         OrderLimits {
             remembered: millis(config.remember),
             undelivered: millis(config.undelivered),
             orders: MAX_ORDERS,
+            memory: memory / 4,
             bytes: MAX_ANSWERS,
             archived_bytes: MAX_ARCHIVED_ANSWERS,
         }

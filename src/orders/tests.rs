@@ -56,7 +56,7 @@ pub(super) fn settings() -> OrdersConfig {
 }
 
 fn limits() -> OrderLimits {
-    OrderLimits::of(&settings())
+    OrderLimits::of(&settings(), 1 << 30)
 }
 
 /// Orders in a folder of their own.

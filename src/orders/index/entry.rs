@@ -17,6 +17,8 @@ pub(super) struct OrderEntry {
     /// As it is on disk, or will be soon.
     pub(super) row: OrderRow,
     pub(super) in_flight: bool,
+    /// What it takes of the memory, without its answer; what of the row is forgotten stays counted.
+    pub(super) bytes: usize,
     /// Whether it has ended as one that was or may have been sent. Also for those who have waited for it and find it gone.
     pub(super) was_sent: Arc<AtomicBool>,
     /// Equal orders that it has held since the process started.
@@ -31,11 +33,37 @@ pub(super) struct OrderEntry {
     pub(super) stored_at: u64,
 }
 
+/// What an order takes of the memory at least, in bytes, with its rows in the store's own memory.
+const LEAST: usize = 1536;
+
+/// How many orders there are, and the bytes of memory that they take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct OrderCount {
+    pub(super) orders: usize,
+    pub(super) bytes: usize,
+}
+
+impl OrderCount {
+    pub(super) fn add(&mut self, order: &OrderEntry) {
+        self.orders += 1;
+        self.bytes += order.bytes;
+    }
+
+    /// What was added before.
+    pub(super) fn subtract(&mut self, order: &OrderEntry) {
+        self.orders -= 1;
+        self.bytes -= order.bytes;
+    }
+}
+
 impl OrderEntry {
     pub(super) fn new(row: OrderRow, in_flight: bool) -> Self {
+        let shown = &row.description;
+        let bytes = LEAST + shown.path.len() + shown.request.as_ref().map_or(0, String::len);
         OrderEntry {
             row,
             in_flight,
+            bytes,
             was_sent: Arc::new(AtomicBool::new(!in_flight)),
             held: 0,
             caller: None,

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Index,
-    entry::{AnswerLocation, DeliveryProgress, OrderCaller, OrderEntry},
+    entry::{AnswerLocation, DeliveryProgress, OrderCaller, OrderCount, OrderEntry},
 };
 use crate::{
     body::CallerLink,
@@ -124,12 +124,12 @@ impl Index {
         if let Some(first) = identity.sent_meanwhile {
             return Err(OrderRefusal::InFlight { first });
         }
-        if self.orders.len() >= self.limits.orders {
+        if self.is_full_for(OrderCount::default()) {
             return Err(OrderRefusal::TooMany);
         }
-        let own = self.by_service.get(&identity.description.service).copied().unwrap_or(0);
+        let own = self.by_service.get(&identity.description.service).copied().unwrap_or_default();
         if self.is_full_for(own) {
-            return Err(OrderRefusal::TooManyOfService { own });
+            return Err(OrderRefusal::TooManyOfService { own: own.orders });
         }
         let number = self.next_number;
         self.next_number += 1;

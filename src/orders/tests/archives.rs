@@ -69,9 +69,9 @@ async fn as_long_as_is_configured_also_after_a_reload() {
     order("r2").key("k1").repeat(orders).await;
     tokio::time::advance(Duration::from_millis(1)).await;
     // Before it is removed, too; then a new order with the key takes its place.
-    orders.reconfigure(&OrdersConfig { remember: REMEMBERED * 2, ..settings() });
+    orders.reconfigure(&OrdersConfig { remember: REMEMBERED * 2, ..settings() }, 1 << 30);
     order("r3").key("k1").repeat(orders).await;
-    orders.reconfigure(&settings());
+    orders.reconfigure(&settings(), 1 << 30);
     order("r4").key("k1").delivered(orders).await;
     archive_all(orders).await;
     assert_eq!(orders.archive().checked().await.0, 1);
@@ -142,16 +142,31 @@ async fn a_start_refuses_an_archive_that_lacks_orders() {
             fs::write(&file, replacement).unwrap();
         }
         let stores = open_stores(home);
-        let started = Orders::open(stores.clone(), start_time(), &settings()).await;
+        let started = Orders::open(stores.clone(), start_time(), &settings(), 1 << 30).await;
         let error = started.map(drop).unwrap_err().to_string();
         assert!(error.contains("orders.redb is missing, older"), "{error}");
         stores.journal.close().await;
         stores.archive.close().await;
         fs::write(&file, newest).unwrap();
     }
-    let orders = Orders::open(open_stores(home), start_time(), &settings()).await.unwrap();
+    let orders = Orders::open(open_stores(home), start_time(), &settings(), 1 << 30).await.unwrap();
     order("r3").key("k1").repeat(&orders).await;
     order("r3").key("k2").repeat(&orders).await;
+}
+
+/// Unknown orders of one service had the process killed where it may use 200 MiB, and then each of its starts.
+#[tokio::test]
+async fn new_orders_are_refused_when_they_would_take_too_much_memory() {
+    let setup = OrdersSetup::within(OrderLimits { memory: 20_000, ..limits() }).await;
+    let body = |number: usize| format!("{{\"item\":{number},\"x\":\"{}\"}}", "x".repeat(2_000));
+    let of = |service, number| TestOrder { service, body: body(number), ..order("r") };
+    for (service, fit) in [("checkout", 3), ("warehouse", 2)] {
+        for number in 0..fit {
+            drop(of(service, number).written(&setup.orders).await);
+        }
+        let refused = of(service, fit).refused(&setup.orders).await;
+        assert_eq!(refused, OrderRefusal::TooManyOfService { own: fit });
+    }
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ async fn a_damaged_time_forgets_no_order() {
         file[at + 2] = 0;
     }
     fs::write(&path, &file).unwrap();
-    let orders = Orders::open(open_stores(home.path()), start_time(), &settings()).await.unwrap();
+    let orders = Orders::open(open_stores(home.path()), start_time(), &settings(), 1 << 30).await.unwrap();
     orders.archive_round().await.unwrap_err();
     for number in 0..ORDERS {
         assert!(orders.archive().find(ended_key(number)).await.unwrap().is_some());

@@ -264,7 +264,7 @@ impl Real {
         let home = tempfile::tempdir().unwrap();
         let stores = open_stores(home.path());
         let store = stores.journal.clone();
-        let orders = Orders::open(stores, start_time(), &settings()).await.unwrap();
+        let orders = Orders::open(stores, start_time(), &settings(), 1 << 30).await.unwrap();
         Real {
             home,
             store,
@@ -498,7 +498,7 @@ impl Real {
         let now = start_time() + Duration::from_secs(60 * self.model.minute);
         let stores = open_stores(copy.path());
         self.store = stores.journal.clone();
-        self.orders = Orders::open(stores, now, &settings()).await.unwrap();
+        self.orders = Orders::open(stores, now, &settings(), 1 << 30).await.unwrap();
         // Those of the life before write into the old file only.
         self.tickets.clear();
         self.written.clear();

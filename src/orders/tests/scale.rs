@@ -36,7 +36,7 @@ async fn millions_of_ended_orders() {
     stores.archive.close().await;
     for (name, dir) in [("a clean stop", home.path()), ("kill -9", copy.path())] {
         let began = Instant::now();
-        let orders = Orders::open(open_stores(dir), start_time(), &settings()).await.unwrap();
+        let orders = Orders::open(open_stores(dir), start_time(), &settings(), 1 << 30).await.unwrap();
         let opened = began.elapsed();
         let began = Instant::now();
         let lookups = 10_000;

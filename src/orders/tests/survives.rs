@@ -21,7 +21,10 @@ struct Opened {
 impl Opened {
     async fn new(dir: &Path, wall: Timestamp) -> Opened {
         let stores = open_stores(dir);
-        Opened { store: stores.journal.clone(), orders: Orders::open(stores, wall, &settings()).await.unwrap() }
+        Opened {
+            store: stores.journal.clone(),
+            orders: Orders::open(stores, wall, &settings(), 1 << 30).await.unwrap(),
+        }
     }
 
     /// A clean restart `passed` later, on a machine whose wall clock shows `wall`.
@@ -101,7 +104,7 @@ async fn ages_do_not_follow_the_wall_clock() {
 #[tokio::test]
 async fn child_process() {
     let Some(dir) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
-    let orders = Orders::open(open_stores(&dir), start_time(), &settings()).await.unwrap();
+    let orders = Orders::open(open_stores(&dir), start_time(), &settings(), 1 << 30).await.unwrap();
     order("r1").key("ended").written(&orders).await.end(answer("r1", Sent::Yes));
     let body = |body: &str, id: &str| TestOrder { body: body.into(), ..order(id) };
     body("unsent", "r2").key("unsent").written(&orders).await.unsent();
@@ -128,7 +131,7 @@ async fn kill_9_leaves_what_was_sent_unknown_and_the_rest_as_it_was() {
     child.kill().unwrap();
     child.wait().unwrap();
 
-    let orders = Orders::open(open_stores(home.path()), start_time(), &settings()).await.unwrap();
+    let orders = Orders::open(open_stores(home.path()), start_time(), &settings(), 1 << 30).await.unwrap();
     assert_eq!(orders.unknown_count("main"), 1);
     assert_eq!(order("r5").key("ended").repeat(&orders).await, answer("r1", Sent::Yes));
     let body = |body: &str| TestOrder { body: body.into(), ..order("r6") };

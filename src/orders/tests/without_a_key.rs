@@ -317,7 +317,7 @@ async fn an_answer_that_was_written_counts_as_undelivered_after_a_crash_until_it
         std::mem::forget(caller);
         setup.store.close().await;
         setup.orders.archive().close().await;
-        let orders = Orders::open(open_stores(setup._home.path()), start_time(), &settings()).await.unwrap();
+        let orders = Orders::open(open_stores(setup._home.path()), start_time(), &settings(), 1 << 30).await.unwrap();
         let next = order("r2").recall_after(&orders, None).await;
         assert_eq!(matches!(next, Ok(Recall::New(..))), decided, "{next:?}");
     }
@@ -333,7 +333,7 @@ async fn for_as_long_as_configured() {
     drop(given("r2", &setup).await);
     tokio::time::advance(Duration::from_millis(1)).await;
     drop(order("r3").new_order(&setup.orders).await);
-    setup.orders.reconfigure(&OrdersConfig { undelivered: Duration::ZERO, ..settings() });
+    setup.orders.reconfigure(&OrdersConfig { undelivered: Duration::ZERO, ..settings() }, 1 << 30);
     let (ticket, caller) = order("r4").new_order(&setup.orders).await;
     setup.orders.write(ticket).await.unwrap().end(answer("r4", Sent::Yes));
     drop(caller);
@@ -404,7 +404,7 @@ async fn an_order_with_a_key_protects_an_equal_one_without_too() {
     // It has reached nobody, also after a restart, until its key gets it.
     setup.store.close().await;
     setup.orders.archive().close().await;
-    let orders = Orders::open(open_stores(setup._home.path()), start_time(), &settings()).await.unwrap();
+    let orders = Orders::open(open_stores(setup._home.path()), start_time(), &settings(), 1 << 30).await.unwrap();
     let setup = OrdersSetup { orders, ..setup };
     drop(given("r4", &setup).await);
     let Ok(Recall::Repeat(_, Some(caller))) = order("r5").key("k").recall(&setup.orders).await else {
@@ -484,7 +484,7 @@ async fn one_that_has_waited_for_an_order_that_was_not_sent_is_sent() {
 async fn an_answer_that_is_not_kept_is_given_to_the_one_that_waits_for_it() {
     for undelivered in [Duration::ZERO, Duration::from_millis(1)] {
         let setup = OrdersSetup::new().await;
-        setup.orders.reconfigure(&OrdersConfig { undelivered, ..settings() });
+        setup.orders.reconfigure(&OrdersConfig { undelivered, ..settings() }, 1 << 30);
         let (ticket, caller) = order("r1").new_order(&setup.orders).await;
         let written = setup.orders.write(ticket).await.unwrap();
         drop(caller);
@@ -529,7 +529,7 @@ async fn it_survives_a_restart() {
     std::mem::forget(caller);
     setup.store.close().await;
     setup.orders.archive().close().await;
-    let orders = Orders::open(open_stores(setup._home.path()), start_time(), &settings()).await.unwrap();
+    let orders = Orders::open(open_stores(setup._home.path()), start_time(), &settings(), 1 << 30).await.unwrap();
     let setup = OrdersSetup { orders, ..setup };
     let (told, _caller) = given("r2", &setup).await;
     assert_eq!(told, answer("r1", Sent::Yes));

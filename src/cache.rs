@@ -19,6 +19,7 @@ mod popularity;
 mod purge_records;
 mod purges;
 pub mod refreshes;
+mod restoring;
 pub mod rules;
 pub mod snapshot;
 pub mod snapshot_file;
@@ -54,6 +55,7 @@ use packed::NameLists;
 use popularity::Popularity;
 use purges::Purges;
 pub use refreshes::{DueRefresh, RefreshQueue};
+use restoring::Restoring;
 use snapshot::SnapshotEntry;
 use upkeep::Upkeep;
 
@@ -87,6 +89,7 @@ pub struct Cache {
     upkeep: Arc<Upkeep>,
     popularity: Arc<Popularity>,
     purges: Arc<Purges>,
+    restoring: Arc<Restoring>,
     /// Number of changes of an account's address so far.
     moves: Arc<AtomicU64>,
     /// The same when this handle was made.
@@ -134,6 +137,7 @@ impl Cache {
             upkeep,
             popularity,
             purges: Arc::default(),
+            restoring: Arc::default(),
             moves: Arc::default(),
             made_at: 0,
         }
@@ -210,7 +214,13 @@ impl Cache {
             return false;
         }
         let key = Arc::new(key);
-        let stored = self.upkeep.store(weight, || self.admits(&key, generation) && self.place(key.clone(), entry));
+        let stored = self.upkeep.store(weight, || {
+            let is_admitted = self.admits(&key, generation);
+            if is_admitted {
+                self.restoring.outdate(&key);
+            }
+            is_admitted && self.place(key.clone(), entry)
+        });
         if self.upkeep.is_due() {
             self.entries.run_pending_tasks();
         }
@@ -227,32 +237,6 @@ impl Cache {
         entry.set_stored(true);
         self.popularity.add(key.clone(), entry.clone());
         self.entries.insert(key, entry);
-    }
-
-    /// Stores a response of an earlier process, as [`Cache::keep`] does, but replaces and evicts nothing. Returns whether it
-    /// did.
-    pub(crate) fn restore(&self, key: Key, entry: CacheEntry, generation: Generation) -> bool {
-        let weight = u64::from(weight(&key, &entry));
-        if !self.admits(&key, generation) || weight > self.largest() {
-            return false;
-        }
-        let key = Arc::new(key);
-        let stored = self.upkeep.store(weight, || {
-            let has_room = self.used() + weight <= self.memory && !self.entries.contains_key(&*key);
-            let stores = has_room && self.admits(&key, generation);
-            if stores {
-                self.insert(key.clone(), Arc::new(entry));
-            }
-            stores
-        });
-        if self.upkeep.is_due() {
-            self.entries.run_pending_tasks();
-        }
-        let kept = self.admits(&key, generation);
-        if stored && !kept {
-            self.entries.invalidate(&*key);
-        }
-        stored && kept
     }
 
     /// The entry that another process has packed; `None`: it cannot be one.
@@ -354,12 +338,16 @@ impl Cache {
         self.upkeep.purged();
     }
 
-    /// Removes an entry that a response of `generation` has shown to be outdated, unless it is no longer the one that is
-    /// stored.
-    pub(crate) fn give_up(&self, key: &Key, entry: &Arc<CacheEntry>, generation: Generation) {
+    /// Removes what is stored, or is yet to be restored, under the key of `newer`, a response of `generation` that says that
+    /// there is no such thing; not what was requested later.
+    pub(crate) fn give_up(&self, key: &Key, newer: &CacheEntry, generation: Generation) {
         self.upkeep.store(0, || {
-            let is_stored = self.entries.get(key).is_some_and(|stored| Arc::ptr_eq(&stored, entry));
-            let is_outdated = is_stored && self.admits(key, generation);
+            if !self.admits(key, generation) {
+                return false;
+            }
+            self.restoring.outdate(key);
+            let now = Instant::now();
+            let is_outdated = self.entries.get(key).is_some_and(|stored| !stored.is_newer_than(newer, now));
             if is_outdated {
                 self.entries.invalidate(key);
             }

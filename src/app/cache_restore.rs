@@ -81,6 +81,16 @@ impl CacheRestore {
         }
     }
 
+    /// From now on, nothing is restored of which a fetch has brought something newer.
+    pub(super) fn begin(&self) {
+        self.gateway.current.load().cache.begin_restore();
+    }
+
+    /// Nothing is restored after this.
+    pub(super) fn end(&self) {
+        self.gateway.current.load().cache.end_restore();
+    }
+
     /// Differs from an earlier value if anything was read since.
     pub(super) fn progress(&self) -> u64 {
         self.progress.load(SeqCst)

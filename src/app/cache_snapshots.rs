@@ -76,6 +76,7 @@ impl CacheSnapshots {
 
     /// Begins to restore the cache. The future ends when that is done or given up.
     pub(super) fn restore(self: Arc<Self>) -> impl Future<Output = ()> {
+        self.restore.begin();
         self.is_restoring.send_replace(true);
         let restoring = self.clone();
         on_thread("cache-restore", move || {
@@ -84,7 +85,7 @@ impl CacheSnapshots {
             } else {
                 restoring.remove();
             }
-            restoring.is_restoring.send_replace(false);
+            restoring.end_restore();
         });
         async move { self.restored().await }
     }
@@ -96,6 +97,11 @@ impl CacheSnapshots {
             self.written.store(OUTDATED, SeqCst);
             self.gateway.live.snapshot_file.make_due();
         }
+    }
+
+    fn end_restore(&self) {
+        self.restore.end();
+        self.is_restoring.send_replace(false);
     }
 
     async fn restored(&self) {
@@ -112,7 +118,7 @@ impl CacheSnapshots {
                 self.restore.give_up();
                 tracing::error!("the restore of the cache is given up: its disk does not respond");
                 self.report("the snapshot of the cache could not be restored: its disk did not respond");
-                self.is_restoring.send_replace(false);
+                self.end_restore();
             }
             seen = progress;
         }

@@ -311,6 +311,7 @@ mod tests {
     #[test]
     fn what_was_in_use_before_a_restart_is_not_evicted_after_it() {
         let cache = Cache::new(MEMORY);
+        cache.begin_restore();
         for number in 0..IN_USE {
             let entry = CacheEntry::shared(test_response(1000));
             (0..20).for_each(|_| entry.count_use());

@@ -114,6 +114,7 @@ fn stores_nothing_that_was_requested_before_a_purge() {
 #[test]
 fn a_purge_of_a_part_keeps_out_only_what_it_covers() {
     let cache = Cache::new(1 << 20);
+    cache.begin_restore();
     let before = cache.generation();
     let scope = PurgeScope { path_prefix: Some("/a".to_owned()), ..PurgeScope::default() };
     cache.purge_within(&scope);
@@ -204,6 +205,7 @@ fn a_large_response_does_not_evict_many_small_ones() {
 #[test]
 fn what_is_restored_replaces_and_evicts_nothing() {
     let cache = Cache::new(40_000);
+    cache.begin_restore();
     let restore = |name: &str, size, generation| {
         let entry = CacheEntry::shared(response(size, Lifetimes::only_fresh(MINUTE)));
         cache.restore(key(name), entry, generation)
@@ -219,6 +221,36 @@ fn what_is_restored_replaces_and_evicts_nothing() {
     assert_eq!(cache.usage()["v2.city"].entries, 2 + restored as u64);
     cache.purge();
     assert!(!restore("/b", 20, generation) && restore("/b", 20, cache.generation()));
+}
+
+#[test]
+fn a_restore_leaves_out_what_is_outdated_since_it_began_and_ends() {
+    let cache = Cache::new(1 << 20);
+    let generation = cache.generation();
+    assert!(cache.keep(key("/before"), entry(10), generation));
+    cache.remove(&key("/before"));
+    cache.begin_restore();
+    assert!(cache.keep(key("/stored"), entry(10), generation));
+    cache.remove(&key("/stored"));
+    cache.give_up(&key("/gone"), &entry(10), generation);
+    assert_eq!(["/before", "/stored", "/gone"].map(|path| cache.may_restore(&key(path))), [true, false, false]);
+    let restore = |path: &str| cache.restore(key(path), CacheEntry::shared(test_response(10)), generation);
+    assert_eq!(["/before", "/stored", "/gone"].map(restore), [true, false, false]);
+    cache.end_restore();
+    assert!(!cache.may_restore(&key("/late")) && !restore("/late"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_requested_later_is_not_given_up() {
+    let cache = Cache::new(1 << 20);
+    let older = entry(10);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert!(cache.keep(key("/a"), entry(10), cache.generation()));
+    cache.give_up(&key("/a"), &older, cache.generation());
+    assert!(is_fresh(&cache, "/a"));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    cache.give_up(&key("/a"), &entry(10), cache.generation());
+    assert!(!is_fresh(&cache, "/a"));
 }
 
 #[test]

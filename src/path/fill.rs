@@ -353,7 +353,9 @@ impl Fetch<'_> {
         let max_length = call.snapshot.limits.answer_buffer;
         let (length, is_unreadable) = (body.len(), rules::is_coded(&reply.headers) || rules::is_marked(&body));
         let candidate = Candidate { reading, status: reply.status, length, max_length, is_unreadable };
-        let is_answer = candidate.is_answer(good.is_some());
+        // A good one may come from the earlier process.
+        let has_good = good.is_some() || call.snapshot.cache.may_restore(leader.key());
+        let is_answer = candidate.is_answer(has_good);
         let policy = call.operation.cache.as_ref().filter(|_| is_answer);
         let storable = policy.is_some_and(|policy| rules::may_store(policy, &candidate));
         let entry = NewEntry {
@@ -386,21 +388,21 @@ impl Fetch<'_> {
         leader: &Leader<SharedFetch>,
     ) -> bool {
         let (cache, now) = (&self.call.snapshot.cache, Instant::now());
-        let keep = || storable && cache.keep(leader.key().clone(), new.clone(), leader.generation());
-        let Some(good) = good else { return keep() };
+        let (key, generation) = (leader.key(), leader.generation());
         let is_missing = new.outcome() == Outcome::NotFound;
         let is_asked = || self.call.service.is_some() || leader.is_awaited();
-        let may_replace = || !is_missing || is_asked() || good.report_missing(now);
-        if good.is_newer_than(new, now) || !may_replace() {
+        let is_confirmed = || good.map_or_else(|| !cache.may_restore(key), |good| good.report_missing(now));
+        let may_replace = || !is_missing || is_asked() || is_confirmed();
+        if good.is_some_and(|good| good.is_newer_than(new, now)) || !may_replace() {
             return false;
         }
-        let stored = keep();
-        if stored || is_missing {
+        let stored = storable && cache.keep(key.clone(), new.clone(), generation);
+        if let Some(good) = good.filter(|_| stored || is_missing) {
             self.compare(good, new, now);
         }
         if !stored && is_missing {
-            cache.give_up(leader.key(), good, leader.generation());
-        } else if !stored {
+            cache.give_up(key, new, generation);
+        } else if let Some(good) = good.filter(|_| !stored) {
             good.could_not_be_replaced(now);
         }
         stored

@@ -566,6 +566,75 @@ fn ages_go_on_while_no_gateway_runs() {
     }
 }
 
+/// What callers learn before the restore comes to a response counts, whether it is stored or not.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_a_fetch_takes_away_during_a_restore_is_not_brought_back() {
+    let (fastrac, faults) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let row = |operation, not_found| {
+        format!("[operations.\"{operation}\"]\ncache = {{ fresh = \"1h\", not_found = \"{not_found}\" }}\n")
+    };
+    let rows = [row("v2.city", "0s"), row("v2.district", "1ms")].concat();
+    // Opening the snapshot hangs.
+    let preload = |command: &mut std::process::Command| {
+        faults.preload(command);
+        command.env("HANG_NAME", "cache-snapshot");
+    };
+    let mut program = Program::start_as(&format!("{}{rows}", configuration(fastrac.addr())), (ACCESS, SECRET), preload);
+    let ask = |program: &Program, path: &str, more: &str| {
+        let request = get(path).by("shop").header("cache-control", more);
+        let response = Connection::open(program.data).send(&request);
+        format!("{} {}", response.status, response.outcome())
+    };
+    let [unstored, coded, expired, unproven, untouched] = [
+        "/region/city?province_id=31",
+        "/region/sub-district?district_id=317101",
+        "/region/district?city_id=3171",
+        "/courier/all",
+        "/region/province",
+    ];
+    let all = [unstored, coded, expired, unproven, untouched];
+    let found = Act::answer(200, r#"{"success":true,"message":"","data":[]}"#);
+    fastrac.fault(Fault { act: found, ..Fault::default() });
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    assert_eq!(all.map(|path| ask(&program, path, "")), ["200 ok"; 5]);
+    stop(&mut program);
+
+    begin(&faults.key_file());
+    program.start_again_as(preload);
+    until("it has a key pair", || program.admin_page("/readyz").status == 200);
+    let missing = |status, coding: Option<&str>| {
+        let headers = coding.map(|coding| ("content-encoding".to_owned(), coding.to_owned()));
+        Act::Answer(fastrac_sandbox::CannedResponse {
+            status,
+            headers: headers.into_iter().collect(),
+            body: r#"{"success":false,"message":"Data not found","data":null}"#.to_owned(),
+            ..fastrac_sandbox::CannedResponse::default()
+        })
+    };
+    fastrac.clear_faults();
+    fastrac.fault(Fault::on("v2.city", missing(404, None)));
+    fastrac.fault(Fault::on("v2.sub_district", missing(404, Some("gzip"))));
+    fastrac.fault(Fault::on("v2.district", missing(404, None)));
+    fastrac.fault(Fault::on("v2.couriers", missing(500, None)));
+    assert_eq!(
+        [unstored, coded, expired, unproven].map(|path| ask(&program, path, "")),
+        ["404 not_found", "404 not_found", "404 not_found", "500 not_found"]
+    );
+    until("it is not stored any more", || ask(&program, expired, "only-if-cached") == "504 not_cached");
+    end(&faults.key_file());
+    until("it is restored", || ask(&program, untouched, "only-if-cached") == "200 hit");
+    until("all of it", || program.stderr().contains("the cache was restored"));
+    let (gone, kept) = ("504 not_cached", "200 hit");
+    assert_eq!(all.map(|path| ask(&program, path, "only-if-cached")), [gone, gone, gone, kept, kept]);
+    // Nor by the next one.
+    stop(&mut program);
+    program.start_again_as(preload);
+    until("it is restored", || ask(&program, untouched, "only-if-cached") == "200 hit");
+    until("all of it", || program.stderr().contains("the cache was restored"));
+    assert_eq!(all.map(|path| ask(&program, path, "only-if-cached")), [gone, gone, gone, kept, kept]);
+}
+
 /// Processes that are killed at any instant of their last snapshot: the next one always starts, and never serves anything
 /// but what was stored.
 #[test]

@@ -19,7 +19,7 @@ mod roots;
 mod stamp;
 pub(crate) mod watch;
 
-pub(crate) use self::deadline::{configuration_is_late, configuration_within_deadline};
+pub(crate) use self::deadline::{configuration_is_late, configuration_within_deadline, late_reads};
 pub(crate) use self::poll::FileWatch;
 pub use self::read::FileError;
 pub use self::roots::RootsError;

@@ -6,7 +6,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::mpsc::sync_channel,
+    sync::{
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::sync_channel,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -23,6 +26,9 @@ const STEPS_DEADLINE: Duration = Duration::from_secs(10);
 /// How long reading a configuration and all that it names may take: files on a disk that hangs are waited for one after the
 /// other, and their metadata has no deadline of its own. Less than a reload waits for the one before it.
 const CONFIGURATION_DEADLINE: Duration = Duration::from_secs(16);
+
+/// How many reads have not ended in time.
+static LATE: AtomicU64 = AtomicU64::new(0);
 
 /// The reads in progress.
 static READS: Mutex<Vec<FileRead>> = Mutex::new(Vec::new());
@@ -65,11 +71,22 @@ pub(crate) fn configuration_is_late(path: &Path) -> bool {
     is_late(&READS.lock(), CONFIGURATION_DEADLINE, path)
 }
 
+/// How many reads, of any file, have not ended in time so far.
+pub(crate) fn late_reads() -> u64 {
+    LATE.load(Relaxed)
+}
+
 fn is_late(reads: &[FileRead], time: Duration, path: &Path) -> bool {
     reads.iter().any(|read| read.path == path && read.time == time && read.began.elapsed() >= time)
 }
 
 fn within<T: Send + 'static>(time: Duration, path: &Path, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let read = read_within(time, path, read);
+    LATE.fetch_add(u64::from(read.is_none()), Relaxed);
+    read
+}
+
+fn read_within<T: Send + 'static>(time: Duration, path: &Path, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let begun = BegunRead::begin(path, time)?;
     let (send, result) = sync_channel(1);
     // If there is no thread, the read ends here.

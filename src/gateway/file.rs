@@ -6,7 +6,6 @@
 //! because of a file that the configuration names, a change of that file counts too. Fails with [`ReloadError`].
 
 use std::{
-    io,
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
@@ -14,7 +13,7 @@ use std::{
 use super::{Gateway, Removals, StartError};
 use crate::{
     backoff::Backoff,
-    files::{FileWatch, configuration::LoadError, configuration_is_late},
+    files::{FileWatch, configuration::LoadError, configuration_is_late, late_reads},
     record::UNLIMITED,
 };
 
@@ -69,11 +68,7 @@ impl LateReads {
         self.again.is_none_or(|again| Instant::now() >= again)
     }
 
-    fn ended(&mut self, reloaded: &Result<(), ReloadError>) {
-        let was_late = match reloaded {
-            Err(ReloadError::Load(LoadError::Unreadable { source, .. })) => source.kind() == io::ErrorKind::TimedOut,
-            _ => false,
-        };
+    fn ended(&mut self, was_late: bool) {
         self.again = was_late.then(|| Instant::now() + self.backoff.next());
         if !was_late {
             self.backoff.reset();
@@ -109,7 +104,7 @@ impl Gateway {
 
     /// Reads the configuration file again if it changed since it was last read and is not being written
     /// at the moment; after an error too, only the next change is read. If a disk has not responded, the change is read
-    /// again once that reading has ended, and after a wait. To be called every [`POLL_INTERVAL`]; blocks for a file or two.
+    /// again after a wait, and not before a reading of the configuration that is late has ended. To be called every [`POLL_INTERVAL`]; blocks for a file or two.
     /// Says whether it did.
     pub fn poll_file(&self) -> bool {
         let Some(file) = self.file.as_deref().filter(|_| self.in_force.load().config.reload.watch) else {
@@ -131,9 +126,13 @@ impl Gateway {
         // A file that is removed is not read: the configuration in force stays.
         has_changed && watch.first_exists() && {
             tracing::info!(file = %file.display(), "the configuration file, or a file that it names, has changed");
+            let (changed, late) = (watch.clone(), late_reads());
             // It says itself how it went.
-            let reloaded = self.reload_as(&mut watch, false);
-            self.late.lock().ended(&reloaded);
+            let was_late = self.reload_as(&mut watch, false).is_err() && late_reads() > late;
+            if was_late {
+                *watch = changed;
+            }
+            self.late.lock().ended(was_late);
             true
         }
     }

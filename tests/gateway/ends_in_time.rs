@@ -231,6 +231,23 @@ fn a_changed_configuration_that_cannot_be_read_is_read_when_its_disk_responds_ag
     terminate(&mut program);
 }
 
+/// Whichever file it is: after an error in a file, only its next change is read.
+#[test]
+fn so_is_one_of_which_another_file_cannot_be_opened() {
+    let (fastrac, hang) = (Sandbox::start(sandbox()).expect("a sandbox"), SystemFaults::new());
+    let configuration = format!("include = [\"services.d/*.toml\"]\n{}", configuration(&url(fastrac.addr())));
+    let mut program = hang.start(&configuration);
+    fs::create_dir(program.file("services.d")).expect("created");
+    fs::write(program.file("services.d/keys.toml"), "").expect("written");
+    begin(&hang.key_file());
+    fs::write(program.file("gateway.toml"), format!("{configuration}# changed\n")).expect("written");
+    let said = |what: &str| program.stderr().matches(what).count();
+    until("it is an error", || said("nothing was changed") > 0);
+    end(&hang.key_file());
+    until("it is in force", || said("was read again and is in force") > 0);
+    terminate(&mut program);
+}
+
 #[test]
 fn name_lookups_that_hang_delay_no_stop() {
     let hang = SystemFaults::new();

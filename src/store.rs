@@ -144,7 +144,9 @@ impl Store {
     /// [`StoreError`]. Rows that cannot be decoded are not an error: they are counted and kept.
     pub async fn load<R: StoredRow>(&self, table: &StoreTable<R>) -> Result<LoadedRows<R>, StoreError> {
         let name = table.name();
-        self.read(move |store| table::rows(&store.begin_read()?, name, usize::MAX)).await.map(LoadedRows::decode)
+        self.read(move |store| table::rows(&store.begin_read()?, name, usize::MAX, usize::MAX))
+            .await
+            .map(LoadedRows::decode)
     }
 
     async fn read<T: Send + 'static>(

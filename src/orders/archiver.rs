@@ -16,6 +16,9 @@ use super::{
 };
 use crate::store::StoreError;
 
+/// Size of the answers beyond which a round moves no further order, bytes: they are in memory several times meanwhile.
+const MAX_BYTES: u64 = 2 << 20;
+
 /// Time between two rounds, unless there is more to do than one can.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -35,7 +38,7 @@ impl Orders {
 
     /// One bounded round. Returns whether there is more to do.
     pub(super) async fn archive_round(&self) -> Result<bool, StoreError> {
-        let moved = self.archive_ended().await?;
+        let more = self.archive_ended().await?;
         let (until, bytes) = {
             let limits = self.inner.index.lock().limits();
             (self.inner.now().saturating_sub(limits.remembered), limits.archived_bytes)
@@ -43,18 +46,21 @@ impl Orders {
         let archive = self.inner.archive();
         let expired = archive.expire(until).await?;
         let trimming = archive.trim_answers(bytes).await?;
-        Ok(moved == MAX_BATCH || expired == MAX_BATCH || trimming)
+        Ok(more || expired == MAX_BATCH || trimming)
     }
 
-    /// Moves some ended orders. Returns how many.
-    async fn archive_ended(&self) -> Result<usize, StoreError> {
-        let ended = self.inner.index.lock().archivable(MAX_BATCH);
+    /// Moves some ended orders. Returns whether there are more.
+    async fn archive_ended(&self) -> Result<bool, StoreError> {
+        let (ended, all) = {
+            let index = self.inner.index.lock();
+            (index.archivable(MAX_BATCH, MAX_BYTES), index.archivable_count())
+        };
         if ended.is_empty() {
-            return Ok(0);
+            return Ok(false);
         }
         let archived = self.copy_to_archive(&ended).await?;
         self.leave_journal(&ended, archived);
-        Ok(ended.len())
+        Ok(all > ended.len())
     }
 
     /// Completes when they are on disk in the archive. Returns what the journal must say of it when they leave.

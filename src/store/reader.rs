@@ -27,6 +27,9 @@ use super::{
 /// Lookups that wait; more are refused. A disk that does not hang does thousands in a second.
 const MAX_QUEUED: usize = 1024;
 
+/// How many bytes one lookup of several rows reads, about.
+const MAX_BYTES: usize = 4 << 20;
+
 type ReadJob = Box<dyn FnOnce(&RwLock<OpenedStore>) + Send>;
 
 /// Reads what a store has committed.
@@ -78,7 +81,8 @@ impl StoreReader {
         }
     }
 
-    /// The first rows of a table in the order of their keys.
+    /// The first rows of a table in the order of their keys, `limit` of them at most, and no further one once they take
+    /// [`MAX_BYTES`].
     ///
     /// # Errors
     /// [`StoreError`], also if one of them cannot be decoded.
@@ -88,7 +92,8 @@ impl StoreReader {
         limit: usize,
     ) -> Result<Vec<LoadedRow<R>>, StoreError> {
         let name = table.name();
-        let loaded = self.look_up(move |from| table::rows(from, name, limit)).await.map(LoadedRows::decode)?;
+        let loaded =
+            self.look_up(move |from| table::rows(from, name, limit, MAX_BYTES)).await.map(LoadedRows::decode)?;
         if loaded.unreadable > 0 { Err(self.damaged(name)) } else { Ok(loaded.rows) }
     }
 

@@ -143,17 +143,26 @@ pub(super) struct RawRow {
     bytes: Vec<u8>,
 }
 
-/// The first `limit` rows of a table in the order of their keys.
-pub(super) fn rows(from: &ReadTransaction, name: &'static str, limit: usize) -> Result<Vec<RawRow>, redb::Error> {
+/// The first `limit` rows of a table in the order of their keys: so many that they take `bytes`, or a little more.
+pub(super) fn rows(
+    from: &ReadTransaction,
+    name: &'static str,
+    limit: usize,
+    bytes: usize,
+) -> Result<Vec<RawRow>, redb::Error> {
     let table = match from.open_table(definition(name)) {
         Ok(table) => table,
         Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
-    let mut rows = Vec::new();
+    let (mut rows, mut read) = (Vec::new(), 0);
     for row in table.iter()?.take(limit) {
         let (key, value) = row?;
         rows.push(RawRow { key: key.value().to_owned(), bytes: value.value().to_owned() });
+        read += value.value().len();
+        if read >= bytes {
+            break;
+        }
     }
     Ok(rows)
 }

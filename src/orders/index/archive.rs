@@ -19,8 +19,8 @@ pub(in crate::orders) struct ArchivedOrder {
 }
 
 impl Index {
-    /// The first of those that have ended, `limit` of them at most.
-    pub(in crate::orders) fn archivable(&self, limit: usize) -> Vec<ArchivedOrder> {
+    /// The first of those that have ended, `limit` of them at most, and no further one once their answers take `bytes`.
+    pub(in crate::orders) fn archivable(&self, limit: usize, bytes: u64) -> Vec<ArchivedOrder> {
         let ended = self.ended.iter().filter_map(|number| {
             let entry = self.orders.get(number)?;
             let row = &entry.row;
@@ -41,7 +41,18 @@ impl Index {
             };
             Some(ArchivedOrder { number: *number, key: row.key?, order, answer })
         });
-        ended.take(limit).collect()
+        let mut taken = 0;
+        let fits = |order: &ArchivedOrder| {
+            let fits = taken < bytes;
+            taken += order.order.answer_bytes;
+            fits
+        };
+        ended.take(limit).take_while(fits).collect()
+    }
+
+    /// How many have ended.
+    pub(in crate::orders) fn archivable_count(&self) -> usize {
+        self.ended.len()
     }
 
     /// The archive has these orders. Those that have not been forgotten meanwhile leave.

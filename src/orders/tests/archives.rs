@@ -97,6 +97,21 @@ async fn the_oldest_answers_go_beyond_the_limit_and_their_keys_stay() {
     order("r6").key("k3").repeat(orders).await;
 }
 
+/// A thousand answers of megabytes were in memory at once, several times each.
+#[tokio::test]
+async fn long_answers_move_a_few_at_a_time() {
+    let setup = OrdersSetup::new().await;
+    let orders = &setup.orders;
+    for key in ["k1", "k2", "k3"] {
+        ended(orders, key).await;
+    }
+    let size = answer("k1", Sent::Yes).size();
+    let moving = |bytes| orders.inner.index.lock().archivable(1000, bytes).len();
+    assert_eq!([1, size, size + 1, 2 * size + 1, u64::MAX].map(moving), [1, 1, 2, 3, 3]);
+    archive_all(orders).await;
+    assert_eq!(orders.archive().checked().await.0, 3);
+}
+
 #[tokio::test]
 async fn a_lost_archive_refuses_keys_and_nothing_else() {
     for lose in [|path: &Path| fs::remove_file(path).unwrap(), |path: &Path| fs::write(path, "").unwrap()] {

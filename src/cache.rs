@@ -259,11 +259,6 @@ impl Cache {
         self.upkeep.changes()
     }
 
-    /// Bytes that the entries may take.
-    pub(crate) fn memory(&self) -> u64 {
-        self.memory
-    }
-
     /// Bytes that the entries take.
     fn used(&self) -> u64 {
         self.popularity.bytes()

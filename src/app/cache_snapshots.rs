@@ -214,7 +214,7 @@ impl CacheSnapshots {
 /// Writes what the cache holds, what was used most first, and returns the number of entries.
 fn write_entries(cache: &Cache, included: IncludedPurges, file: &mut File, until: Option<Instant>) -> io::Result<u64> {
     let (now, taken) = (Instant::now(), TimeMark::now(uptime::boot()));
-    let (mut buffer, mut total) = (Vec::with_capacity(SLICE), 0);
+    let mut buffer = Vec::with_capacity(SLICE);
     let mut encoder = SnapshotEncoder::begin(taken, included, &mut buffer);
     // Weak: what leaves the cache meanwhile is freed.
     let mut entries: Vec<_> = cache.entries().map(|(key, entry)| (entry.uses(), key, Arc::downgrade(&entry))).collect();
@@ -228,16 +228,11 @@ fn write_entries(cache: &Cache, included: IncludedPurges, file: &mut File, until
             continue;
         }
         file.write_all(&buffer)?;
-        total += buffer.len() as u64;
         buffer.clear();
         match until {
             Some(until) if Instant::now() > until => break,
             Some(_) => {}
             None => thread::sleep(PAUSE),
-        }
-        // Only while entries are replaced faster than they are written.
-        if total > cache.memory() {
-            break;
         }
     }
     let entries = encoder.end(&mut buffer);

@@ -190,7 +190,7 @@ impl CacheEntry {
     /// The entry under `key`, for other processes; `None` if it was never to be stored.
     pub(crate) fn packed_at<'a>(&'a self, key: &'a Key, now: Instant) -> Option<SnapshotEntry<'a>> {
         let Content::Packed(response) = &self.content else { return None };
-        let (names, packed) = (response.names().to_vec(), response.bytes());
+        let (names, packed) = (response.names().clone(), response.bytes());
         let (status, outcome, age, uses) = (self.status, self.outcome, self.age(now), self.uses());
         Some(SnapshotEntry { key: key.as_bytes(), status, outcome, age, uses, names, packed })
     }

@@ -26,9 +26,9 @@ const END: usize = 4;
 pub(super) struct NameLists(Mutex<HashSet<Arc<[HeaderName]>>>);
 
 impl NameLists {
-    fn share(&self, names: Vec<HeaderName>) -> HeaderNames {
+    fn share(&self, names: impl AsRef<[HeaderName]> + Into<Arc<[HeaderName]>>) -> HeaderNames {
         let mut lists = self.0.lock();
-        if let Some(list) = lists.get(names.as_slice()) {
+        if let Some(list) = lists.get(names.as_ref()) {
             return HeaderNames { list: list.clone(), own: 0 };
         }
         if lists.len() >= MAX_LISTS {
@@ -65,7 +65,7 @@ pub(super) struct PackedResponse {
 impl PackedResponse {
     /// A copy of a response.
     pub(super) fn new(headers: &HeaderMap, stored_from: &HeaderValue, body: &[u8], lists: &NameLists) -> Self {
-        let names = headers.iter().map(|(name, _)| name.clone()).collect();
+        let names: Vec<_> = headers.iter().map(|(name, _)| name.clone()).collect();
         let values = || headers.iter().map(|(_, value)| value).chain([stored_from]);
         let head: usize = values().map(|value| END + value.len()).sum();
         let mut bytes = Vec::with_capacity(head + body.len());
@@ -80,7 +80,7 @@ impl PackedResponse {
     }
 
     /// The response that another process has packed; `None`: it cannot be one.
-    pub(super) fn restored(names: Vec<HeaderName>, bytes: Vec<u8>, lists: &NameLists) -> Option<Self> {
+    pub(super) fn restored(names: Arc<[HeaderName]>, bytes: Vec<u8>, lists: &NameLists) -> Option<Self> {
         let first = (names.len() + 1) * END;
         let ends = bytes.get(..first)?.as_chunks::<END>().0;
         let mut start = first;
@@ -92,7 +92,7 @@ impl PackedResponse {
         Some(PackedResponse::whole(names, bytes, lists))
     }
 
-    fn whole(names: Vec<HeaderName>, mut bytes: Vec<u8>, lists: &NameLists) -> Self {
+    fn whole(names: impl AsRef<[HeaderName]> + Into<Arc<[HeaderName]>>, mut bytes: Vec<u8>, lists: &NameLists) -> Self {
         bytes.shrink_to_fit();
         let bytes = Bytes::from(bytes);
         // Makes the allocation that counts slices, so that it is not made by a hit.
@@ -119,7 +119,7 @@ impl PackedResponse {
     }
 
     /// One for each header.
-    pub(super) fn names(&self) -> &[HeaderName] {
+    pub(super) fn names(&self) -> &Arc<[HeaderName]> {
         &self.names.list
     }
 
@@ -172,7 +172,7 @@ mod tests {
             let lists = NameLists::default();
             let id = HeaderValue::try_from(id).unwrap();
             let packed = PackedResponse::new(&headers, &id, &body, &lists);
-            let again = PackedResponse::restored(packed.names().to_vec(), packed.bytes().to_vec(), &lists).unwrap();
+            let again = PackedResponse::restored(packed.names().clone(), packed.bytes().to_vec(), &lists).unwrap();
             prop_assert!(Arc::ptr_eq(&packed.names.list, &again.names.list));
             for packed in [packed, again] {
                 prop_assert_eq!(packed.headers(3), headers.clone());
@@ -183,7 +183,7 @@ mod tests {
 
         #[test]
         fn bytes_of_any_kind_are_checked(bytes: Vec<u8>, names in 0..4_usize) {
-            let names = vec![http::header::DATE; names];
+            let names: Arc<[_]> = vec![http::header::DATE; names].into();
             if let Some(packed) = PackedResponse::restored(names.clone(), bytes, &NameLists::default()) {
                 prop_assert_eq!(packed.headers(0).len(), names.len());
                 let _ = (packed.stored_from(), packed.body());

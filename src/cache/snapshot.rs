@@ -1,18 +1,22 @@
-//! The format of a snapshot of the cache: a head, the entries, an end. Pure.
+//! The format of a snapshot of the cache: a head, the entries with the lists of their headers' names, an end. Pure.
 //!
 //! ```text
 //! head    MAGIC, version (u32), when it was taken (a time mark: 3 × u64), the purges that it includes (2 × u64)
-//! entry   length (u32, above 0), that many bytes, digest
+//! names   length (u32, above 0), 1 (u8), that many bytes, digest
+//! entry   length (u32, above 0), 2 (u8), that many bytes, digest
 //! end     0 (u32), number of entries (u64), digest
 //! ```
 //!
 //! Numbers are little-endian. A digest covers everything before it, so an entry is known to be whole and in its place, and
-//! the last one covers the file. What always holds: only what was written is read, whatever bytes a file has; reading
-//! takes no more memory than the largest entry that the caller accepts. Must not know files or the cache. Fails with
-//! [`SnapshotFault`].
+//! the last one covers the file. A list of names is written once, before the first of the entries that have it, which name
+//! it by its number. What always holds: only what was written is read, whatever bytes a file has; an entry takes no more of
+//! the file than of the cache; reading takes no more memory than the lists, and the largest entry that the caller accepts.
+//! Must not know files or the cache. Fails with [`SnapshotFault`].
 
 use std::{
+    collections::HashMap,
     io::{self, Read},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,7 +35,13 @@ const MAGIC: &[u8; 12] = b"fastrac-warm";
 const UNKNOWN: u64 = u64::MAX;
 
 /// Of the format. Another one is not read.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
+
+/// What a part is: a list of names.
+const NAMES: u8 = 1;
+
+/// An entry.
+const ENTRY: u8 = 2;
 
 /// Bytes of a digest: SHA-256, cut. It guards against damage, not against those who can write to the state folder.
 const DIGEST: usize = 16;
@@ -85,7 +95,7 @@ pub struct SnapshotEntry<'a> {
     pub age: Duration,
     /// How often it was used, with less weight of uses that are longer ago.
     pub uses: u32,
-    pub names: Vec<HeaderName>,
+    pub names: Arc<[HeaderName]>,
     /// The values of the headers, and the body; see `packed`.
     pub packed: &'a [u8],
 }
@@ -115,6 +125,8 @@ impl Chain {
 /// Encodes a snapshot, piece by piece.
 pub struct SnapshotEncoder {
     chain: Chain,
+    /// Those that are written, with their numbers.
+    lists: HashMap<Arc<[HeaderName]>, u32>,
     entries: u64,
 }
 
@@ -130,26 +142,54 @@ impl SnapshotEncoder {
         }
         let mut chain = Chain([0; DIGEST]);
         chain.extend(&[&out[start..]]);
-        SnapshotEncoder { chain, entries: 0 }
+        SnapshotEncoder { chain, lists: HashMap::new(), entries: 0 }
     }
 
-    /// Appends an entry. Leaves out one that is too long for the format (4 GiB).
+    /// Appends an entry, and before it the list of its names if no entry before had it. Leaves out one that is too long for
+    /// the format (4 GiB).
     pub fn entry(&mut self, entry: &SnapshotEntry<'_>, out: &mut Vec<u8>) {
+        let list = self.list(&entry.names, out);
+        let is_written = self.part(ENTRY, out, |out| {
+            out.extend_from_slice(&entry.status.as_u16().to_le_bytes());
+            out.push(u8::from(entry.outcome == Outcome::NotFound));
+            out.extend_from_slice(&millis(entry.age).to_le_bytes());
+            out.extend_from_slice(&entry.uses.to_le_bytes());
+            out.extend_from_slice(&list.to_le_bytes());
+            field(out, entry.key);
+            out.extend_from_slice(entry.packed);
+        });
+        self.entries += u64::from(is_written);
+    }
+
+    /// The number of a list, which is appended if it is a new one.
+    fn list(&mut self, names: &Arc<[HeaderName]>, out: &mut Vec<u8>) -> u32 {
+        if let Some(number) = self.lists.get(names) {
+            return *number;
+        }
+        let number = self.lists.len() as u32;
+        self.lists.insert(names.clone(), number);
+        self.part(NAMES, out, |out| {
+            out.extend_from_slice(&(names.len() as u32).to_le_bytes());
+            names.iter().for_each(|name| field(out, name.as_str().as_bytes()));
+        });
+        number
+    }
+
+    /// Appends what `write` writes. Returns whether it did, or it was too long.
+    fn part(&mut self, kind: u8, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&entry.status.as_u16().to_le_bytes());
-        out.push(u8::from(entry.outcome == Outcome::NotFound));
-        out.extend_from_slice(&millis(entry.age).to_le_bytes());
-        out.extend_from_slice(&entry.uses.to_le_bytes());
-        field(out, entry.key);
-        out.extend_from_slice(&(entry.names.len() as u32).to_le_bytes());
-        entry.names.iter().for_each(|name| field(out, name.as_str().as_bytes()));
-        out.extend_from_slice(entry.packed);
-        let Ok(length) = u32::try_from(out.len() - start - 4) else { return out.truncate(start) };
+        out.push(kind);
+        let content = out.len();
+        write(out);
+        let Ok(length) = u32::try_from(out.len() - content) else {
+            out.truncate(start);
+            return false;
+        };
         out[start..start + 4].copy_from_slice(&length.to_le_bytes());
         let digest = self.chain.extend(&[&out[start..]]);
         out.extend_from_slice(&digest);
-        self.entries += 1;
+        true
     }
 
     /// Appends the end. Returns the number of entries.
@@ -177,6 +217,8 @@ pub struct SnapshotDecoder<R> {
     /// Longer entries are skipped, bytes.
     longest: usize,
     chain: Chain,
+    /// Those that were read, by number.
+    lists: Vec<Arc<[HeaderName]>>,
     entries: u64,
     taken: TimeMark,
     included: IncludedPurges,
@@ -184,14 +226,16 @@ pub struct SnapshotDecoder<R> {
 }
 
 impl<R: Read> SnapshotDecoder<R> {
-    /// Reads the head. `length`: of the file; `longest`: entries above are skipped, bytes.
+    /// Reads the head. `length`: of the file; `longest`: entries above are skipped, bytes; 0: all, to find out whether it is
+    /// whole.
     ///
     /// # Errors
     /// [`SnapshotFault`].
     pub fn begin(input: R, length: u64, longest: usize) -> Result<Self, SnapshotFault> {
         let (chain, left, entries, buffer) = (Chain([0; DIGEST]), length, 0, Vec::new());
         let (taken, included) = (TimeMark { boot: 0, uptime_ms: None, wall_ms: 0 }, IncludedPurges::default());
-        let mut decoder = SnapshotDecoder { input, left, longest, chain, entries, taken, included, buffer };
+        let lists = Vec::new();
+        let mut decoder = SnapshotDecoder { input, left, longest, chain, lists, entries, taken, included, buffer };
         let magic: [u8; MAGIC.len()] = decoder.read().map_err(|fault| match fault {
             SnapshotFault::Truncated => SnapshotFault::Foreign,
             other => other,
@@ -239,23 +283,35 @@ impl<R: Read> SnapshotDecoder<R> {
             if length == [0; 4] {
                 return self.end(length);
             }
-            let is_kept = self.read_entry(length)?;
-            self.entries += 1;
-            if is_kept {
-                return parse(&self.buffer).map(Some).ok_or(SnapshotFault::Damaged);
+            let kind = self.read::<1>()?;
+            let is_kept = self.read_part(length, kind)?;
+            match kind {
+                [NAMES] if is_kept => {
+                    self.lists.push(parse_names(&self.buffer).ok_or(SnapshotFault::Damaged)?);
+                }
+                [NAMES] => {}
+                [ENTRY] => {
+                    self.entries += 1;
+                    if is_kept {
+                        return parse(&self.buffer, &self.lists).map(Some).ok_or(SnapshotFault::Damaged);
+                    }
+                }
+                _ => return Err(SnapshotFault::Damaged),
             }
         }
     }
 
-    /// Reads an entry into the buffer. `false`: it is too long to be kept.
-    fn read_entry(&mut self, length: [u8; 4]) -> Result<bool, SnapshotFault> {
+    /// Reads a part into the buffer. `false`: it is an entry that is too long to be kept, or nothing is.
+    fn read_part(&mut self, length: [u8; 4], kind: [u8; 1]) -> Result<bool, SnapshotFault> {
         let size = u32::from_le_bytes(length);
         if u64::from(size) > self.left {
             return Err(SnapshotFault::Truncated);
         }
-        let is_kept = usize::try_from(size).is_ok_and(|size| size <= self.longest);
+        let longest = if kind == [NAMES] && self.longest > 0 { usize::MAX } else { self.longest };
+        let is_kept = usize::try_from(size).is_ok_and(|size| size <= longest);
         let mut context = self.chain.context();
         context.update(&length);
+        context.update(&kind);
         self.buffer.clear();
         let mut unread = size as usize;
         while unread > 0 {
@@ -290,28 +346,34 @@ impl<R: Read> SnapshotDecoder<R> {
 }
 
 /// An entry whose digest was right.
-fn parse(bytes: &[u8]) -> Option<SnapshotEntry<'_>> {
+fn parse<'a>(bytes: &'a [u8], lists: &[Arc<[HeaderName]>]) -> Option<SnapshotEntry<'a>> {
     let (status, rest) = bytes.split_first_chunk()?;
     let (outcome, rest) = rest.split_first()?;
     let (age, rest) = rest.split_first_chunk()?;
     let (uses, rest) = rest.split_first_chunk()?;
-    let (key, rest) = split_field(rest)?;
-    let (count, mut rest) = rest.split_first_chunk()?;
-    let mut names = Vec::new();
-    for _ in 0..u32::from_le_bytes(*count) {
-        let (name, after) = split_field(rest)?;
-        names.push(HeaderName::from_bytes(name).ok()?);
-        rest = after;
-    }
+    let (list, rest) = rest.split_first_chunk()?;
+    let (key, packed) = split_field(rest)?;
     Some(SnapshotEntry {
         key,
         status: StatusCode::from_u16(u16::from_le_bytes(*status)).ok()?,
         outcome: if *outcome == 0 { Outcome::Ok } else { Outcome::NotFound },
         age: Duration::from_millis(u64::from_le_bytes(*age)),
         uses: u32::from_le_bytes(*uses),
-        names,
-        packed: rest,
+        names: lists.get(u32::from_le_bytes(*list) as usize)?.clone(),
+        packed,
     })
+}
+
+/// A list whose digest was right.
+fn parse_names(bytes: &[u8]) -> Option<Arc<[HeaderName]>> {
+    let (count, mut rest) = bytes.split_first_chunk()?;
+    let mut names = Vec::new();
+    for _ in 0..u32::from_le_bytes(*count) {
+        let (name, after) = split_field(rest)?;
+        names.push(HeaderName::from_bytes(name).ok()?);
+        rest = after;
+    }
+    Some(names.into())
 }
 
 fn split_field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -331,7 +393,7 @@ mod tests {
         not_found: bool,
         age: Duration,
         uses: u32,
-        names: Vec<HeaderName>,
+        names: Arc<[HeaderName]>,
         packed: Vec<u8>,
     }
 
@@ -400,7 +462,7 @@ mod tests {
         let bytes = || prop::collection::vec(any::<u8>(), 0..300);
         let numbers = (any::<u32>(), any::<u32>());
         (bytes(), any::<bool>(), numbers, names, bytes()).prop_map(|(key, not_found, (age, uses), names, packed)| {
-            Owned { key, not_found, age: Duration::from_millis(age.into()), uses, names, packed }
+            Owned { key, not_found, age: Duration::from_millis(age.into()), uses, names: names.into(), packed }
         })
     }
 
@@ -435,7 +497,7 @@ mod tests {
             not_found: number.is_multiple_of(3),
             age: Duration::from_secs(number.into()),
             uses: number.into(),
-            names: vec![http::header::CONTENT_TYPE, HeaderName::from_static("x-powered-by")],
+            names: [http::header::CONTENT_TYPE, HeaderName::from_static("x-powered-by")].into(),
             packed: vec![number ^ 0x55; usize::from(number) * 40],
         };
         (1..9).map(entry).collect()
@@ -465,14 +527,32 @@ mod tests {
     fn pieces_of_several_snapshots_are_no_snapshot() {
         let entries = sample();
         let file = encode(&entries);
-        // The same head and other entries: the first entry of one, in the place of the other's.
+        // The same head and other entries: the first part of one, in the place of the other's.
         let other = encode(&entries[1..]);
         let head = HEAD;
         let first =
-            head + 4 + usize::try_from(u32::from_le_bytes(*file[head..].first_chunk().unwrap())).unwrap() + DIGEST;
+            head + 5 + usize::try_from(u32::from_le_bytes(*file[head..].first_chunk().unwrap())).unwrap() + DIGEST;
         let mixed = [&file[..first], &other[head..]].concat();
         assert!(decode(&mixed, 10_000).1.is_err());
         assert!(decode(&[&file[..], &file[..]].concat(), 10_000).1.is_err());
+    }
+
+    /// As in the cache, whatever its names take.
+    #[test]
+    fn names_that_entries_share_are_written_once() {
+        let name = |number: usize| HeaderName::try_from(format!("x-{number}-{}", "name".repeat(50))).unwrap();
+        let lists: [Arc<[HeaderName]>; 2] = [0, 100].map(|first| (first..first + 100).map(name).collect());
+        let with_names = |(number, entry): (usize, Owned)| Owned { names: lists[number % 2].clone(), ..entry };
+        let entries: Vec<_> = (0..100).flat_map(|_| sample()).enumerate().map(with_names).collect();
+        let names: usize = lists.iter().flat_map(|list| list.iter()).map(|name| name.as_str().len() + 4).sum();
+        let others: usize = entries.iter().map(|entry| entry.key.len() + entry.packed.len() + 50).sum();
+        let bytes = encode(&entries);
+        assert!(bytes.len() < names + others + 200, "{}", bytes.len());
+        // Also if entries are left out because they are too long.
+        let (found, end) = decode(&bytes, 150);
+        assert!(end.is_ok() && !found.is_empty() && found.len() < entries.len());
+        assert!(found.iter().all(|entry| entries.contains(entry)));
+        assert_eq!(decode(&bytes, usize::MAX).0, entries);
     }
 
     #[test]
@@ -483,7 +563,7 @@ mod tests {
         assert_eq!(fault(b"{\"some\": \"other file\"}"), "it is no snapshot of a cache");
         let mut newer = file.clone();
         newer[MAGIC.len()] = 9;
-        assert_eq!(fault(&newer), "it has version 9 of the format, and this program reads version 4");
+        assert_eq!(fault(&newer), "it has version 9 of the format, and this program reads version 5");
         assert_eq!(fault(&file[..file.len() - 1]), "it ends too early");
         assert_eq!(fault(&[&file[..], b"x"].concat()), "it is damaged");
     }

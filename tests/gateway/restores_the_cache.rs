@@ -404,6 +404,29 @@ fn what_says_that_it_is_coded_is_not_restored() {
     assert_eq!(outcomes, ["hit", "ok"]);
 }
 
+/// Also where the names of the headers, which the entries share, would take more than the rest.
+#[test]
+fn a_full_cache_is_restored_whole() {
+    let mut gateway = Setup { more: "[cache]\nmemory = \"1MiB\"\n", ..Setup::default() }.start();
+    let name = |number: usize| (format!("x-{number}-{}", "name".repeat(25)), "v".to_owned());
+    let headers = (0..90).map(name).collect();
+    let body = r#"{"success": true, "data": []}"#.to_owned();
+    let answer =
+        fastrac_sandbox::CannedResponse { status: 200, headers, body, ..fastrac_sandbox::CannedResponse::default() };
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Answer(answer)));
+    let usage = |gateway: &TestGateway| {
+        gateway.app().gateway.current.load().cache.usage().get("v2.city").copied().unwrap_or_default()
+    };
+    let mut number = 0;
+    while usage(&gateway).bytes < (1 << 20) * 98 / 100 {
+        assert_eq!(gateway.send(city(number)).outcome(), "ok");
+        number += 1;
+    }
+    let before = usage(&gateway);
+    restart(&mut gateway);
+    assert_eq!(usage(&gateway), before);
+}
+
 /// A row of its own, a service, and quotes that are stored.
 const ROW: &str = "[operations.\"own.list\"]\nmethod = \"GET\"\npath = \"/own/list\"\nclass = \"lookup\"\n\
                    cache = { fresh = \"1h\" }\n";

@@ -73,7 +73,7 @@ where
     snapshot.catalog.permit(service, &operation)?;
     // 3 the whole body; memory is claimed of a large head, and of every request that waits for anything
     let memory = || snapshot.memory_for(service);
-    let _head = body::claim_head(&head, memory)?;
+    x.claim_head(&head, memory)?;
     let body = x.collect(pin!(body::collect(body, snapshot.limits.request_body, upload, memory)), memory).await?;
     if !operation.asks_cache() {
         x.claim_room(memory)?;

@@ -83,7 +83,7 @@ pub(super) struct StreamDelivery {
     /// Told when the response has reached the caller.
     receipt: Mutex<Option<Box<dyn Receipt>>>,
     /// What the response takes of the memory until the stream is over.
-    room: Mutex<Option<Box<MemoryClaim>>>,
+    room: Mutex<Option<Arc<MemoryClaim>>>,
 }
 
 impl StreamDelivery {
@@ -92,7 +92,7 @@ impl StreamDelivery {
         &self,
         ends_by: Option<Instant>,
         receipt: Option<Box<dyn Receipt>>,
-        room: Option<Box<MemoryClaim>>,
+        room: Option<Arc<MemoryClaim>>,
     ) {
         if room.is_some() {
             *self.room.lock() = room;

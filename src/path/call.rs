@@ -13,7 +13,7 @@ use crate::{
     catalog::Operation,
     config::{self, Class, Priority},
     deadline::{CallerTimeout, Deadline},
-    memory::MemoryAllowance,
+    memory::{MemoryAllowance, MemoryClaim},
     orders::{applies_to, has_key},
     outcome::{Outcome, Sent},
     record::{CapturedBody, RequestId},
@@ -234,12 +234,14 @@ pub(super) struct Call {
     /// Index of the service.
     service: usize,
     pub(super) request_id: RequestId,
+    /// What the request's head takes of the memory, if it is large.
+    _head: Option<MemoryClaim>,
 }
 
 impl Call {
     /// On the heap: it is large and moves into tasks.
     pub(super) fn new(
-        x: &Exchange,
+        x: &mut Exchange,
         Permitted { service, operation }: Permitted,
         request: BufferedRequest,
         caller: CallerTimeout,
@@ -252,7 +254,7 @@ impl Call {
         let worker = x.worker.clone();
         let upstream =
             UpstreamCall { snapshot, worker, account, operation, request, service: Some(service), deadlines, priority };
-        Box::new(Call { upstream, service, request_id: x.request_id.clone() })
+        Box::new(Call { upstream, service, request_id: x.request_id.clone(), _head: x.take_head() })
     }
 
     /// A call that goes on after its caller's wait, once it was sent.

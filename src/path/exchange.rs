@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::{
     admission::Claim,
     attempts::{Attempts, LoggedAttempts},
-    body::BodyError,
+    body::{self, BodyError},
     caller::Client,
     catalog::Operation,
     config::Priority,
@@ -54,8 +54,10 @@ pub(super) struct Exchange {
     began: Instant,
     /// How long it has waited for a place in the exchange log.
     pub(super) waited_for_log: Duration,
-    /// What it takes while it waits.
-    room: Option<Box<MemoryClaim>>,
+    /// What it takes while it waits, or what goes on for it without its caller.
+    room: Option<Arc<MemoryClaim>>,
+    /// What its head takes, if that is large, until the call has it.
+    head: Option<MemoryClaim>,
     /// Whether its operation asks the cache.
     asks_cache: bool,
     /// The response is passed on as it comes.
@@ -86,6 +88,7 @@ impl Exchange {
             began,
             waited_for_log: Duration::ZERO,
             room: None,
+            head: None,
             asks_cache: false,
             streamed: false,
             fetched_as: None,
@@ -145,10 +148,25 @@ impl Exchange {
         }
     }
 
+    /// Claims what the request's head takes, if it is large.
+    pub(super) fn claim_head(
+        &mut self,
+        head: &Parts,
+        memory: impl FnOnce() -> MemoryAllowance,
+    ) -> Result<(), MemoryExhausted> {
+        self.head = body::claim_head(head, memory)?;
+        Ok(())
+    }
+
+    /// What it has claimed by that, for the call that has the head.
+    pub(super) fn take_head(&mut self) -> Option<MemoryClaim> {
+        self.head.take()
+    }
+
     /// Claims what the request takes while it waits, once: a hit is served at once and claims nothing.
     pub(super) fn claim_room(&mut self, memory: impl FnOnce() -> MemoryAllowance) -> Result<(), MemoryExhausted> {
         if self.room.is_none() {
-            self.room = Some(Box::new(memory().claim(memory::REQUEST)?));
+            self.room = Some(Arc::new(memory().claim(memory::REQUEST)?));
         }
         Ok(())
     }
@@ -163,9 +181,9 @@ impl Exchange {
         self.claim_room(|| memory)
     }
 
-    /// What it has claimed by that.
-    pub(super) fn take_room(&mut self) -> Option<Box<MemoryClaim>> {
-        self.room.take()
+    /// What it has claimed by that: it goes back once nobody has it any more.
+    pub(super) fn room(&self) -> Option<Arc<MemoryClaim>> {
+        self.room.clone()
     }
 
     /// Waits for the request's body; the time counts as the caller's.
@@ -213,6 +231,7 @@ impl Exchange {
             began: self.began,
             waited_for_log: self.waited_for_log,
             room: None,
+            head: None,
             asks_cache: self.asks_cache,
             streamed: false,
             fetched_as: self.fetched_as,

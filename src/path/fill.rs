@@ -152,8 +152,9 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
     let (follower, deadline) = (leader.follow(), call.deadline());
     let wait = FetchWait::of(&call, fallback.as_ref());
     let call = Arc::<Call>::from(call.for_waiters(leader.bids()));
-    let (fetched_by, attempts) = (call.clone(), x.attempts().clone());
+    let (fetched_by, attempts, room) = (call.clone(), x.attempts().clone(), x.room());
     x.snapshot.tasks.spawn(async move {
+        let _room = room;
         let fetch = Fetch { call: &fetched_by.upstream, id: fetched_by.request_id.header(), reason, attempts };
         fetch.complete(leader, claim).await;
     });

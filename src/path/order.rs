@@ -20,6 +20,7 @@ use crate::{
     admission::Claim,
     attempts::{Attempts, WaitFor},
     body::Receipt,
+    memory::MemoryClaim,
     orders::{self, CallerPresence, OrderRefusal, OrderRequest, OrderToShow, OrderWait, Recall, StoredAnswer, Ticket},
     outcome::{Outcome, Sent},
     record::RequestToShow,
@@ -99,7 +100,7 @@ pub(super) async fn send(
     let (sender, finished) = oneshot::channel();
     let attempts = x.attempts().clone();
     let caller = Some(WaitingCaller { exchange: x.detach(), sender });
-    let task = OrderTask { call: Arc::from(call.outlasting_caller()), attempts, caller };
+    let task = OrderTask { call: Arc::from(call.outlasting_caller()), attempts, caller, _room: x.room() };
     x.snapshot.tasks.spawn(task.run(ticket, admitted));
     // The task ends the wait at the caller's deadline.
     let Ok(HandedBack { exchange, outcome }) = finished.await else { return Err(x.panicked()) };
@@ -113,6 +114,7 @@ struct OrderTask {
     attempts: Attempts,
     /// Absent once the caller's wait was over.
     caller: Option<WaitingCaller>,
+    _room: Option<Arc<MemoryClaim>>,
 }
 
 struct WaitingCaller {

@@ -76,7 +76,7 @@ pub struct ResponseStart {
     /// Told when it has reached the caller.
     pub receipt: Option<Box<dyn Receipt>>,
     /// What it takes of the memory until it is delivered.
-    pub room: Option<Box<MemoryClaim>>,
+    pub room: Option<Arc<MemoryClaim>>,
 }
 
 impl ExchangeGuard for () {}
@@ -156,7 +156,7 @@ fn respond<G: ExchangeGuard + 'static>(
         ReplyBody::Stream(stream) => Some(stream.deadline()),
     };
     let receipt = reply.receipt.take();
-    let room = finish.exchange.take_room();
+    let room = finish.exchange.room();
     let delivery = finish.guard.answered(ResponseStart { closes: close, ends_by, receipt, room });
     let body = match reply.body {
         ReplyBody::Whole(bytes) => Body::whole(bytes),

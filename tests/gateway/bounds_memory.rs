@@ -4,6 +4,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    time::Duration,
 };
 
 use fastrac_sandbox::{Act, Fault};
@@ -492,6 +493,36 @@ fn requests_that_wait_are_claimed_in_the_share_of_their_service() {
         assert_eq!(gateway.send(request.by("batch")).status, 200);
     }
     drop(waiting);
+    is_free(&gateway);
+}
+
+/// Callers that do not wait any longer leave their fetches and orders behind.
+#[test]
+fn what_goes_on_without_its_caller_is_claimed_until_it_ends() {
+    let budget = "per_second = 1000, burst = 1000, in_flight = 1, max_wait = \"6s\"";
+    let gateway = Setup { budget, services: SERVICES, ..Setup::default() }.start();
+    gateway.sandbox.fault(Fault::on("v2.multi_items", Act::Pass).wait(Duration::from_secs(4)).times(1));
+    let mut busy = gateway.connect();
+    busy.write(&post("/item/multi-items", bodies::MULTI_ITEMS).by("vip").bytes());
+    until("the only place is taken", || gateway.received().len() == 1);
+    let before = used(&gateway);
+    let requests = (0..20)
+        .flat_map(|n| [get(&format!("/region/city?province_id=31&n={n}")), post("/order/express", &bodies::order(n))]);
+    let waiting: Vec<_> = requests
+        .map(|request| {
+            let mut connection = gateway.connect();
+            connection.write(&request.by("office").header("x-long", &"x".repeat(8_000)).bytes());
+            connection
+        })
+        .collect();
+    let usage = || gateway.app().gateway.current.load().accounts[0].budget.usage();
+    until("all wait", || usage().waiting == 40);
+    let claimed = used(&gateway) - before;
+    drop(waiting);
+    // The line of an order is written at its end.
+    until("they have left", || gateway.metric("requests_total", &[("outcome", "client_gone")]) == 20.0);
+    assert!(used(&gateway) - before >= claimed, "{} of {claimed} bytes", used(&gateway) - before);
+    assert_eq!(busy.read_response("POST").expect("a response").status, 200);
     is_free(&gateway);
 }
 

@@ -104,6 +104,11 @@ pub struct MemoryAllowance {
 }
 
 impl MemoryAllowance {
+    /// A number that allowances of the same service have in common.
+    pub(crate) fn owner(&self) -> usize {
+        Arc::as_ptr(&self.share).addr()
+    }
+
     /// For bytes that must be read, whatever is claimed already.
     pub fn unlimited(self) -> Self {
         MemoryAllowance { percent: None, ..self }

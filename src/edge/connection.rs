@@ -168,20 +168,20 @@ impl Protocol {
     }
 }
 
-/// Serves a connection until it ends by itself, is ended by the drain, or is a stranger's that makes room for another one.
+/// Serves a connection until it ends by itself, is ended by the drain, or makes room for another one.
 /// `client` is who opened it.
 pub async fn serve<S>(
     io: S,
     protocol: Protocol,
     mut client: Client,
-    standing: &ConnectionStanding,
+    standing: &Arc<ConnectionStanding>,
     context: Arc<Context>,
 ) where
     S: AsyncRead + AsyncWrite + ClientSocket + Unpin + Send + 'static,
 {
     let (activity, strangers) = {
         let current = context.current.load();
-        (Activity::new(&current.limits), current.memory_shares.of_unidentified().clone())
+        (Activity::new(&current.limits, standing.clone()), current.memory_shares.of_unidentified().clone())
     };
     let shared_io = SharedIo::new(io);
     client.connection = Some(shared_io.link());
@@ -245,7 +245,7 @@ async fn refuse_head<S: AsyncRead + AsyncWrite + Unpin>(io: S, context: &Context
 /// Why a connection is not simply polled any more.
 enum Ending<T> {
     Ended(T),
-    /// It is a stranger's, and there are as many connections as may be.
+    /// There are as many connections as may be, and it is a stranger's, or was idle.
     MakesRoom,
     Drains,
 }
@@ -291,6 +291,10 @@ where
     });
     let ended = match ended.await {
         Ending::Ended(ended) => ended,
+        Ending::MakesRoom if standing.is_identified() => {
+            let winds_down = wind_down(connection, context, &mut watch);
+            context.drain.cut.run_until_cancelled(winds_down).await.unwrap_or(Ok(()))
+        }
         // What it was told lately, it can still read.
         Ending::MakesRoom if activity.since_last_head() < SETTLED => {
             let winds_down = within(SETTLED, wind_down(connection, context, &mut watch));
@@ -302,7 +306,7 @@ where
             () = context.drain.cut.cancelled() => return,
         },
     };
-    if standing.is_to_leave() && activity.is_in_head() {
+    if standing.is_to_leave() && !standing.is_identified() && activity.is_in_head() {
         return drop(context.current.load().recorder.unreadable(None, Code::GatewayOverloaded));
     }
     let error = ended.err().map(Into::into);

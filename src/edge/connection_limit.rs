@@ -1,17 +1,20 @@
 //! How many client connections may be open, and which are closed for new ones.
 //!
 //! What always holds: at most as many as allowed are open; a reload changes the number, and connections that are open stay.
-//! If there are as many, those of strangers make room: connections without an identified request so far, older than
-//! [`SETTLED`], of the network that has most of them the oldest first. So nobody without credentials keeps callers out, and a
-//! client that has just connected has time for its first request. Never fails.
+//! If there are as many, some make room. First those of strangers: connections without an identified request so far, older
+//! than [`SETTLED`], of the network that has most of them the oldest first. Then idle ones of services: without a request for
+//! [`IDLE`], of the service that has most connections the one that was used least recently first. So neither somebody without
+//! credentials nor a service whose pool leaks keeps callers out, and a client that has just connected has time for its first
+//! request. Never fails.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
+    hash::Hash,
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -27,6 +30,8 @@ use crate::{caller::IdentifiedService, peer::network};
 
 /// How long a connection is not closed for another one: the time for its handshakes and its first request.
 pub(super) const SETTLED: Duration = Duration::from_secs(1);
+/// How long a service's connection has had no request if it is closed for another one.
+const IDLE: Duration = Duration::from_secs(5);
 /// How many are closed at a time, so that they are not searched for each new connection.
 const BATCH: usize = 32;
 /// How long a new connection waits for those that are closed for it: their threads may be busy.
@@ -35,40 +40,41 @@ const ROOM: Duration = Duration::from_millis(100);
 pub struct ConnectionLimit {
     allowed: AtomicUsize,
     open: AtomicUsize,
-    strangers: Mutex<Strangers>,
+    connections: Mutex<ConnectionTable>,
     /// One has been closed.
     closed: Notify,
 }
 
-/// The connections without an identified request.
+/// The open connections.
 #[derive(Default)]
-struct Strangers {
+struct ConnectionTable {
     opened: u64,
-    /// In the order in which they were opened. Some of them may have been identified meanwhile.
-    waiting: BTreeMap<u64, Stranger>,
-    /// Those that were told to make room and are still open, and not identified meanwhile.
-    leaving: BTreeMap<u64, ConnectionStanding>,
-}
-
-struct Stranger {
-    network: IpAddr,
-    since: Instant,
-    standing: ConnectionStanding,
+    /// Those that have not been told to make room, in the order in which they were opened.
+    staying: BTreeMap<u64, Arc<ConnectionStanding>>,
+    /// The others, with the time at which they were told.
+    leaving: BTreeMap<u64, (Instant, Arc<ConnectionStanding>)>,
 }
 
 /// One open connection, until it is dropped.
 pub struct AdmittedConnection {
     limit: Arc<ConnectionLimit>,
     id: u64,
-    pub(super) standing: ConnectionStanding,
+    pub(super) standing: Arc<ConnectionStanding>,
 }
 
-/// Whether a connection is a stranger's, and is to make room.
-#[derive(Clone, Default)]
+/// Whose a connection is, when it was used, and whether it is to make room. Written by its thread, and read by that which
+/// accepts connections.
 pub struct ConnectionStanding {
+    opened: Instant,
+    network: IpAddr,
     pub(super) identified: IdentifiedService,
-    /// Cancelled when it is to make room, unless it was identified.
+    is_busy: AtomicBool,
+    /// When its last request began, in microseconds since `opened`.
+    used: AtomicU64,
+    /// Cancelled when it is to make room.
     leave: CancellationToken,
+    /// It was told so although it is a service's.
+    leaves_as_idle: AtomicBool,
 }
 
 impl ConnectionLimit {
@@ -77,7 +83,7 @@ impl ConnectionLimit {
         Arc::new(Self {
             allowed: AtomicUsize::new(allowed),
             open: AtomicUsize::new(0),
-            strangers: Mutex::default(),
+            connections: Mutex::default(),
             closed: Notify::new(),
         })
     }
@@ -95,24 +101,22 @@ impl ConnectionLimit {
     pub(super) fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<AdmittedConnection> {
         let one_more = |open| (open < self.get()).then_some(open + 1);
         self.open.fetch_update(Relaxed, Relaxed, one_more).ok()?;
-        let network = network(peer.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
-        let standing = ConnectionStanding::default();
-        let stranger = Stranger { network, since: Instant::now(), standing: standing.clone() };
-        let mut strangers = self.strangers.lock();
-        strangers.opened += 1;
-        let id = strangers.opened;
-        strangers.waiting.insert(id, stranger);
+        let standing = Arc::new(ConnectionStanding::new(peer));
+        let mut connections = self.connections.lock();
+        connections.opened += 1;
+        let id = connections.opened;
+        connections.staying.insert(id, standing.clone());
         Some(AdmittedConnection { limit: self.clone(), id, standing })
     }
 
-    /// The same; if there are too many, strangers make room, which is waited for up to [`ROOM`]. Cancel safe.
-    pub(super) async fn admit_for_strangers(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<AdmittedConnection> {
+    /// The same; if there are too many, others make room, which is waited for up to [`ROOM`]. Cancel safe.
+    pub(super) async fn admit_for_others(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<AdmittedConnection> {
         let until = Instant::now() + ROOM;
         loop {
             if let Some(admitted) = self.admit(peer) {
                 return Some(admitted);
             }
-            if !self.strangers.lock().make_room() {
+            if !self.connections.lock().make_room() {
                 return None;
             }
             timeout_at(until, self.closed.notified()).await.ok()?;
@@ -120,39 +124,89 @@ impl ConnectionLimit {
     }
 }
 
-impl Strangers {
+impl ConnectionTable {
     /// Tells some to leave, unless some are leaving. Whether any are.
     fn make_room(&mut self) -> bool {
-        self.leaving.retain(|_, one| !one.is_identified());
+        let now = Instant::now();
+        // One that takes longer is not waited for.
+        self.leaving.retain(|_, (told, one)| one.is_to_leave() && now.duration_since(*told) < SETTLED);
         if self.leaving.is_empty() {
-            self.waiting.retain(|_, one| !one.standing.is_identified());
-            let now = Instant::now();
-            let settled = |(_, one): &(&u64, &Stranger)| now.duration_since(one.since) >= SETTLED;
-            let mut in_network: HashMap<IpAddr, usize> = HashMap::new();
-            for (_, one) in self.waiting.iter().take_while(settled) {
-                *in_network.entry(one.network).or_default() += 1;
+            let mut batch = self.settled_strangers(now);
+            if batch.is_empty() {
+                batch = self.idle_of_services(now);
             }
-            let mut settled: Vec<_> = self.waiting.iter().take_while(settled).collect();
-            settled.sort_by_key(|(_, one)| Reverse(in_network[&one.network]));
-            let batch: Vec<u64> = settled.iter().map(|(id, _)| **id).take(BATCH).collect();
-            for id in batch {
-                let Some(Stranger { standing, .. }) = self.waiting.remove(&id) else { continue };
+            for id in batch.into_iter().take(BATCH) {
+                let Some(standing) = self.staying.remove(&id) else { continue };
+                standing.leaves_as_idle.store(standing.is_identified(), Relaxed);
                 standing.leave.cancel();
-                self.leaving.insert(id, standing);
+                self.leaving.insert(id, (now, standing));
             }
         }
         !self.leaving.is_empty()
     }
+
+    fn settled_strangers(&self, now: Instant) -> Vec<u64> {
+        let settled = self.staying.iter().take_while(|(_, one)| now.duration_since(one.opened) >= SETTLED);
+        let mut strangers: Vec<_> = settled.filter(|(_, one)| !one.is_identified()).collect();
+        let in_network = counts(strangers.iter().map(|(_, one)| one.network));
+        strangers.sort_by_key(|(_, one)| Reverse(in_network[&one.network]));
+        strangers.into_iter().map(|(id, _)| *id).collect()
+    }
+
+    fn idle_of_services(&self, now: Instant) -> Vec<u64> {
+        let known = self.staying.iter().filter_map(|(id, one)| Some((one.identified.get()?.owner(), id, one)));
+        let known: Vec<_> = known.collect();
+        let of_service = counts(known.iter().map(|(service, ..)| *service));
+        let mut idle: Vec<_> = known.into_iter().filter(|(.., one)| one.idle_for(now) >= IDLE).collect();
+        idle.sort_by_key(|(service, _, one)| (Reverse(of_service[service]), Reverse(one.idle_for(now))));
+        idle.into_iter().map(|(_, id, _)| *id).collect()
+    }
+}
+
+/// How often each of them comes.
+fn counts<T: Eq + Hash>(all: impl Iterator<Item = T>) -> HashMap<T, usize> {
+    let mut counts = HashMap::new();
+    all.for_each(|one| *counts.entry(one).or_default() += 1);
+    counts
 }
 
 impl ConnectionStanding {
-    fn is_identified(&self) -> bool {
+    pub(super) fn new(peer: Option<IpAddr>) -> Self {
+        ConnectionStanding {
+            opened: Instant::now(),
+            network: network(peer.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))),
+            identified: Arc::default(),
+            is_busy: AtomicBool::new(false),
+            used: AtomicU64::new(0),
+            leave: CancellationToken::new(),
+            leaves_as_idle: AtomicBool::new(false),
+        }
+    }
+
+    /// A request has begun at this time.
+    pub(super) fn request_began(&self, began: Instant) {
+        self.is_busy.store(true, Relaxed);
+        self.used.store(began.duration_since(self.opened).as_micros() as u64, Relaxed);
+    }
+
+    /// No request is in progress any more.
+    pub(super) fn rests(&self) {
+        self.is_busy.store(false, Relaxed);
+    }
+
+    /// Since when no request has begun; zero while one is in progress.
+    fn idle_for(&self, now: Instant) -> Duration {
+        let used = self.opened + Duration::from_micros(self.used.load(Relaxed));
+        if self.is_busy.load(Relaxed) { Duration::ZERO } else { now.duration_since(used) }
+    }
+
+    pub(super) fn is_identified(&self) -> bool {
         self.identified.get().is_some()
     }
 
-    /// Whether it is to make room.
+    /// Whether it is to make room: a stranger's is not any more once it is identified.
     pub(super) fn is_to_leave(&self) -> bool {
-        self.leave.is_cancelled() && !self.is_identified()
+        self.leave.is_cancelled() && (!self.is_identified() || self.leaves_as_idle.load(Relaxed))
     }
 
     /// Returns when it may be to make room. Cancel safe.
@@ -172,9 +226,9 @@ impl ConnectionStanding {
 impl Drop for AdmittedConnection {
     fn drop(&mut self) {
         {
-            let mut strangers = self.limit.strangers.lock();
-            strangers.waiting.remove(&self.id);
-            strangers.leaving.remove(&self.id);
+            let mut connections = self.limit.connections.lock();
+            connections.staying.remove(&self.id);
+            connections.leaving.remove(&self.id);
         }
         self.limit.open.fetch_sub(1, Relaxed);
         self.limit.closed.notify_one();
@@ -221,10 +275,10 @@ mod tests {
         let limit = ConnectionLimit::new(4);
         let mut open: Vec<_> = [1, 2, 2, 3].into_iter().filter_map(|last| limit.admit(peer(last))).collect();
         identify(&open[3]);
-        assert!(limit.admit_for_strangers(peer(4)).await.is_none(), "they may be about to send a request");
+        assert!(limit.admit_for_others(peer(4)).await.is_none(), "they may be about to send a request");
         assert_eq!(told(&open), [0; 0]);
         tokio::time::advance(SETTLED).await;
-        let (began, arrives) = (Instant::now(), limit.admit_for_strangers(peer(4)));
+        let (began, arrives) = (Instant::now(), limit.admit_for_others(peer(4)));
         let closes = async {
             tokio::time::sleep(ROOM / 2).await;
             assert_eq!(told(&open), [0, 1, 2]);
@@ -233,12 +287,12 @@ mod tests {
         let (arrived, ()) = tokio::join!(arrives, closes);
         assert!(arrived.is_some() && began.elapsed() == ROOM / 2);
         // Those that were told are waited for; no others are.
-        assert!(limit.admit_for_strangers(peer(5)).await.is_none());
+        assert!(limit.admit_for_others(peer(5)).await.is_none());
         assert_eq!(began.elapsed(), ROOM / 2 + ROOM);
         drop((open, arrived));
         assert_eq!(limit.open.load(Relaxed), 0);
-        let strangers = limit.strangers.lock();
-        assert_eq!((strangers.waiting.len(), strangers.leaving.len()), (0, 0));
+        let connections = limit.connections.lock();
+        assert_eq!((connections.staying.len(), connections.leaving.len()), (0, 0));
     }
 
     /// Its first request came at that moment, so it stays open.
@@ -248,13 +302,38 @@ mod tests {
         let mut open = vec![limit.admit(peer(1)).unwrap()];
         tokio::time::advance(SETTLED).await;
         open.extend(limit.admit(peer(2)));
-        assert!(limit.admit_for_strangers(peer(3)).await.is_none());
+        assert!(limit.admit_for_others(peer(3)).await.is_none());
         assert_eq!(told(&open), [0]);
         identify(&open[0]);
         let reads = tokio::time::sleep(SETTLED);
         assert_eq!(open[0].standing.run_until_told(reads).await, Some(()), "its response is not cut off");
-        assert!(limit.admit_for_strangers(peer(3)).await.is_none());
+        assert!(limit.admit_for_others(peer(3)).await.is_none());
         assert_eq!(told(&open), [1]);
+    }
+
+    /// A service whose pool leaks kept all others out. Until a connection has been idle for a while, nobody makes room.
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_of_the_service_that_has_most_make_room_where_there_are_no_strangers() {
+        let limit = ConnectionLimit::new(6);
+        let memory = Memory::new(1000);
+        let open: Vec<_> = [0; 6].iter().filter_map(|_| limit.admit(peer(1))).collect();
+        for (at, connection) in open.iter().enumerate() {
+            let service = if at < 4 { "leaky" } else { "other" };
+            let allowance = || memory.share(Some(service)).allowance(Priority::High);
+            connection.standing.identified.get_or_init(allowance);
+            connection.standing.request_began(Instant::now());
+            if at != 1 {
+                connection.standing.rests();
+            }
+        }
+        tokio::time::advance(IDLE / 2).await;
+        open[0].standing.request_began(Instant::now());
+        open[0].standing.rests();
+        assert!(limit.admit_for_others(peer(1)).await.is_none());
+        assert_eq!(told(&open), [0; 0]);
+        tokio::time::advance(IDLE / 2).await;
+        assert!(limit.admit_for_others(peer(1)).await.is_none());
+        assert_eq!(told(&open), [2, 3, 4, 5], "not that which is busy, nor that which was used");
     }
 
     /// Who opens them from one network closes its own.
@@ -264,7 +343,7 @@ mod tests {
         let networks = (0..limit.get()).map(|n| if n < 5 { 1 } else { 2 });
         let open: Vec<_> = networks.filter_map(|last| limit.admit(peer(last))).collect();
         tokio::time::advance(SETTLED).await;
-        assert!(limit.admit_for_strangers(peer(3)).await.is_none());
+        assert!(limit.admit_for_others(peer(3)).await.is_none());
         assert_eq!(told(&open), (5..5 + BATCH).collect::<Vec<_>>());
     }
 }

@@ -37,7 +37,10 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-use super::{client_socket::ClientSocket, heads::Heads, receipts::Receipts, unfinished_head::UnfinishedHead};
+use super::{
+    client_socket::ClientSocket, connection_limit::ConnectionStanding, heads::Heads, receipts::Receipts,
+    unfinished_head::UnfinishedHead,
+};
 use crate::{
     config::LimitsConfig,
     deadline::{ARRIVED_WITHIN, LateTimer},
@@ -46,6 +49,7 @@ use crate::{
 
 /// What a connection is doing. Shared by its IO and its requests, all of which run in one thread.
 pub struct Activity {
+    standing: Arc<ConnectionStanding>,
     opened: Instant,
     idle: Duration,
     header_read: Duration,
@@ -118,9 +122,10 @@ const LONGEST_HEAD: u64 = 64 * 1024;
 
 impl Activity {
     /// The state of a connection that has just been accepted: idle.
-    pub fn new(limits: &LimitsConfig) -> Arc<Self> {
+    pub fn new(limits: &LimitsConfig, standing: Arc<ConnectionStanding>) -> Arc<Self> {
         let (idle, header_read) = (limits.idle, limits.header_read);
         Arc::new(Activity {
+            standing,
             opened: Instant::now(),
             idle,
             header_read,
@@ -243,12 +248,17 @@ impl Activity {
         self.is_bodiless.store(is_bodiless, Relaxed);
         self.requested.store(true, Relaxed);
         self.ends_at(NEVER);
-        if self.http2.load(Relaxed) {
+        let began = if self.http2.load(Relaxed) {
             self.beside.store(0, Relaxed);
             self.heads.passed_on();
-            return self.instant_of(self.request_began.load(Relaxed));
-        }
-        if self.in_head.swap(false, Relaxed) { self.instant_of(self.head_began.load(Relaxed)) } else { Instant::now() }
+            self.instant_of(self.request_began.load(Relaxed))
+        } else if self.in_head.swap(false, Relaxed) {
+            self.instant_of(self.head_began.load(Relaxed))
+        } else {
+            Instant::now()
+        };
+        self.standing.request_began(began);
+        began
     }
 
     /// Records that the client has sent the whole preface of HTTP/2, which counts as a head until then.
@@ -318,7 +328,11 @@ impl Activity {
         if is_http2 {
             self.beside.store(self.beside.load(Relaxed).saturating_sub(self.each), Relaxed);
         }
-        match self.busy.fetch_sub(1, Relaxed) {
+        let in_progress = self.busy.fetch_sub(1, Relaxed);
+        if in_progress == 1 {
+            self.standing.rests();
+        }
+        match in_progress {
             1 if is_http2 => self.idle_begins(),
             1 => self.ends_in(self.idle),
             _ => {}
@@ -712,6 +726,10 @@ pub(super) mod tests {
         }
     }
 
+    pub(in crate::edge) fn activity(limits: &LimitsConfig) -> Arc<Activity> {
+        Activity::new(limits, Arc::new(ConnectionStanding::new(None)))
+    }
+
     fn timed_io<S>(io: S, activity: Arc<Activity>) -> DeadlineIo<S> {
         DeadlineIo::new(io, activity, UnfinishedHead::of(Memory::new(1 << 20).share(None), Arc::default()))
     }
@@ -773,7 +791,7 @@ pub(super) mod tests {
         for (taken_in_a_second, is_late) in [(500, false), (300, false), (200, true), (1, true), (0, true)] {
             let io = Full { holds: 90_000, taken_in_a_second, since: Instant::now() };
             let began = Instant::now();
-            let written = timed_io(io, Activity::new(&limits())).write(b"more").await;
+            let written = timed_io(io, activity(&limits())).write(b"more").await;
             assert_eq!(
                 written.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut),
                 is_late,
@@ -795,7 +813,7 @@ pub(super) mod tests {
     async fn an_idle_connection_ends_quietly() {
         let (_peer, io) = duplex(64);
         let began = Instant::now();
-        let mut timed = timed_io(io, Activity::new(&limits()));
+        let mut timed = timed_io(io, activity(&limits()));
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(began.elapsed().as_secs(), 75);
     }
@@ -803,7 +821,7 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_head_is_an_error_however_it_drips() {
         let (mut peer, io) = duplex(64);
-        let (mut timed, began) = (timed_io(io, Activity::new(&limits())), Instant::now());
+        let (mut timed, began) = (timed_io(io, activity(&limits())), Instant::now());
         let drip = async {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -827,7 +845,7 @@ pub(super) mod tests {
     async fn a_read_over_http1_takes_less_than_the_buffer_and_one_over_http2_what_there_is() {
         for (over_http2, takes) in [(false, 8191), (true, 20_000)] {
             let (mut peer, io) = duplex(64 * 1024);
-            let activity = Activity::new(&limits());
+            let activity = activity(&limits());
             if over_http2 {
                 activity.is_http2();
             }
@@ -843,7 +861,7 @@ pub(super) mod tests {
     async fn a_head_in_pieces_begins_no_other() {
         for pieces in [["GET / HTTP/1.1\r\n", "\r\n"], ["GET / HTTP/1.1\r\n\r", "\n"], ["GET / HTTP/1.1\n", "\n"]] {
             let (mut peer, io) = duplex(64);
-            let activity = Activity::new(&limits());
+            let activity = activity(&limits());
             let mut timed = timed_io(io, activity.clone());
             for piece in pieces {
                 peer.write_all(piece.as_bytes()).await.unwrap();
@@ -861,7 +879,7 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_whose_io_is_not_read_again_is_woken_all_the_same() {
         let (mut peer, io) = duplex(64);
-        let activity = Activity::new(&limits());
+        let activity = activity(&limits());
         let mut timed = timed_io(io, activity.clone());
         peer.write_all(b"GET").await.unwrap();
         let mut buffer = [0; 8];
@@ -887,7 +905,7 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_busy_connection_has_no_deadline_here() {
         let (mut peer, io) = duplex(64);
-        let activity = Activity::new(&limits());
+        let activity = activity(&limits());
         let mut timed = timed_io(io, activity.clone());
         peer.write_all(b"GET").await.unwrap();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
@@ -971,7 +989,7 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_idle_time_begins_when_a_late_flush_ends() {
         let (_peer, io) = duplex(64);
-        let activity = Activity::new(&limits());
+        let activity = activity(&limits());
         let late = Box::pin(tokio::time::sleep(Duration::from_secs(70)));
         let (mut timed, began) = (timed_io(LateFlush(io, late), activity.clone()), Instant::now());
         activity.request_began(false);
@@ -985,7 +1003,7 @@ pub(super) mod tests {
     /// A connection with a request in progress.
     async fn busy(size: usize) -> (tokio::io::DuplexStream, DeadlineIo<tokio::io::DuplexStream>, Arc<Activity>) {
         let (mut peer, io) = duplex(size);
-        let activity = Activity::new(&limits());
+        let activity = activity(&limits());
         let mut timed = timed_io(io, activity.clone());
         peer.write_all(b"GET").await.unwrap();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
@@ -1072,7 +1090,7 @@ pub(super) mod tests {
         let near = |came: u64, allowed: u64| (allowed..allowed + 32 * 1024).contains(&came);
         for requests in [0, 1, 3] {
             let (mut peer, io) = duplex(64 * 1024);
-            let activity = Activity::new(&limits);
+            let activity = activity(&limits);
             let mut timed = timed_io(io, activity.clone());
             peer.write_all(b"PRI").await.unwrap();
             assert_eq!(timed.read(&mut [0; 3]).await.unwrap(), 3);
@@ -1092,7 +1110,7 @@ pub(super) mod tests {
     async fn bodies_are_no_flood_however_many_and_whenever_they_end() {
         let limits = LimitsConfig { request_body: 1 << 20, ..limits() };
         let (mut peer, io) = duplex(64 * 1024);
-        let activity = Activity::new(&limits);
+        let activity = activity(&limits);
         let mut timed = timed_io(io, activity.clone());
         let mut buffer = vec![0; 16 * 1024];
         activity.is_http2();
@@ -1114,7 +1132,7 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_preface_in_pieces_makes_no_heads_of_pings() {
         let (mut peer, io) = duplex(64);
-        let activity = Activity::new(&limits());
+        let activity = activity(&limits());
         let mut timed = timed_io(io, activity.clone());
         peer.write_all(b"P").await.unwrap();
         let mut buffer = [0; 8];
@@ -1134,7 +1152,7 @@ pub(super) mod tests {
     async fn an_http2_head_is_bounded_also_beside_other_requests_and_when_it_drips() {
         for busy in [false, true] {
             let (mut peer, io) = duplex(64);
-            let activity = Activity::new(&limits());
+            let activity = activity(&limits());
             let mut timed = timed_io(io, activity.clone());
             activity.is_http2();
             if busy {
@@ -1164,7 +1182,7 @@ pub(super) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_time_of_an_http2_request_counts_from_its_first_byte() {
-        let activity = Activity::new(&limits());
+        let activity = activity(&limits());
         activity.is_http2();
         activity.heads_came(0, true);
         let began = Instant::now();

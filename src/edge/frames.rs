@@ -289,6 +289,7 @@ mod tests {
 
     use super::*;
     use crate::body::Receipt;
+    use crate::edge::deadlines::tests::{activity, limits};
 
     fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Vec<u8> {
         let head = [&(length as u32).to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes()].concat();
@@ -360,8 +361,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_is_reset_before_its_response_is_flushed_has_not_delivered_it() {
         for resets in [false, true] {
-            let (activity, reached) =
-                (Activity::new(&crate::edge::deadlines::tests::limits()), Arc::<AtomicBool>::default());
+            let (activity, reached) = (activity(&limits()), Arc::<AtomicBool>::default());
             let mut io = FollowedIo::new((), activity.clone());
             io.bytes_came(&[PREFACE, &frame(HEADERS, END_HEADERS | END_STREAM, 1, 30)].concat());
             activity.receipts.taken(Some(Box::new(TestReceipt(reached.clone()))));

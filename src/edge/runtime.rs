@@ -150,7 +150,7 @@ async fn open_tls(
     socket: TcpStream,
     listener: Arc<TlsListener>,
     client: Client,
-    standing: &ConnectionStanding,
+    standing: &Arc<ConnectionStanding>,
     context: Arc<Context>,
 ) {
     let handshake = async {

@@ -101,6 +101,20 @@ fn connections_without_an_identified_request_make_room_for_new_ones() {
     assert!(callers.iter_mut().all(|caller| caller.send(&lookup).status == 200));
 }
 
+/// A service whose pool leaked kept all others out.
+#[test]
+fn idle_connections_of_the_service_that_has_most_make_room() {
+    let services = &[("other", "allow = [\"lookup\"]")];
+    let gateway = Setup { limits: "connections = 4", services, ..Setup::default() }.start();
+    let _kept = occupy(&gateway, 4);
+    let lookup = get("/courier/all").by("other");
+    let mut connection = gateway.connect();
+    assert_eq!(connection.read_response("GET").expect("a response").status, 503, "they are in use");
+    std::thread::sleep(Duration::from_millis(5_100));
+    let mut callers: Vec<_> = (0..2).map(|_| gateway.connect()).collect();
+    assert!(callers.iter_mut().all(|caller| caller.send(&lookup).status == 200));
+}
+
 #[test]
 fn a_flood_of_refused_connections_keeps_few_of_them_open() {
     const FLOOD: usize = 300;

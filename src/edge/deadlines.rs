@@ -609,8 +609,10 @@ impl<S> DeadlineIo<S> {
         if !self.activity.speaks_http2() {
             return self.head.claim();
         }
-        // The requests that share the connection are not ended for this one.
-        if self.activity.is_busy() { Ok(()) } else { self.head.claim_longest() }
+        // The requests that share the connection are not ended for this one, nor a service's responses that are not written.
+        let has_others =
+            if self.head.is_of_service() { self.activity.has_responses() } else { self.activity.is_busy() };
+        if has_others { Ok(()) } else { self.head.claim_longest() }
     }
 
     /// There is no memory for the rest of the head in progress.

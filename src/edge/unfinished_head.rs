@@ -32,6 +32,11 @@ impl UnfinishedHead {
         UnfinishedHead { strangers, identified, bytes: 0, claim: None }
     }
 
+    /// Whether its connection has identified a service.
+    pub(super) fn is_of_service(&self) -> bool {
+        self.identified.get().is_some()
+    }
+
     /// So many bytes have come, perhaps with its end and more.
     pub(super) fn came(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);

@@ -586,6 +586,27 @@ fn unfinished_heads_over_http2_are_claimed_too() {
     is_free(&gateway);
 }
 
+/// The request of a service was in progress when the head began, and has ended.
+#[test]
+fn an_unfinished_head_over_http2_takes_no_response_before_it() {
+    let gateway = gateway("memory = \"8MiB\"\nheader_read = \"3s\"");
+    gateway.sandbox.fault(Fault::on("v2.tariff_express", Act::Pass).wait(Duration::from_millis(1500)));
+    let mut stream = TcpStream::connect(gateway.data).expect("connected");
+    let quote = request_frames(1, &post("/tariff/express", bodies::TARIFF).by("batch"));
+    let half = frame(HEADERS, 0, 3, &[0x82, 0x87, 0x84]);
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, b""), &quote].concat()).expect("written");
+    until("it is in flight", || gateway.received().len() == 1);
+    // There is no room for those of low priority.
+    let held: Vec<_> = ["vip", "vip", "desk", "desk", "office"].map(|service| held(&gateway, service)).into();
+    stream.write_all(&half).expect("written");
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).expect("the end");
+    let answered = |kind| received.windows(9).any(|header| header[3] == kind && header[5..] == 1_u32.to_be_bytes());
+    assert!(answered(HEADERS) && answered(DATA), "{received:?}");
+    drop(held);
+    is_free(&gateway);
+}
+
 /// Skips an integer of a header block whose first byte has a prefix of so many bits (RFC 7541, section 5.1).
 fn integer(block: &mut &[u8], bits: u32) -> usize {
     let most = (1 << bits) - 1;

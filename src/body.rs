@@ -64,6 +64,10 @@ pub enum BodyError {
 /// Heads up to this size are part of what every waiting request claims ([`memory::REQUEST`](crate::memory::REQUEST)), in bytes.
 pub(crate) const SMALL_HEAD: usize = 4 * 1024;
 
+/// Bodies that are declared to be as long at most are never refused for want of memory, in bytes: a hit waits for nothing, and
+/// whoever waits claims more than that.
+const SMALL_BODY: u64 = 1024;
+
 /// What a header field takes beside its name and value, in bytes: its places in the tables of a `HeaderMap`, which double.
 const FIELD: usize = 128;
 
@@ -101,7 +105,9 @@ where
     if declared > limit {
         return Err(BodyError::TooLarge(limit));
     }
-    let buffer = ClaimedBuffer::new(memory(), declared)?;
+    let is_small = body.size_hint().exact().is_some_and(|length| length <= SMALL_BODY);
+    let memory = if is_small { memory().unlimited() } else { memory() };
+    let buffer = ClaimedBuffer::new(memory, declared)?;
     // On the heap: a hit has no body. Most bodies arrive together with the head: only the others need a timer.
     let mut reading = Box::pin(read(body, limit, buffer));
     match poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
@@ -396,16 +402,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn claims_what_it_reads_until_it_is_freed() {
-        let memory = Memory::new(1900);
+        let memory = Memory::new(38_000);
         let allowance = || memory.share(None).allowance(Priority::High);
-        let body = collect(Full::new(Bytes::from(vec![7; 900])), 2000, soon(), allowance).await.unwrap();
-        assert_eq!(memory.used(), 900);
+        let long = |length: usize| Full::new(Bytes::from(vec![7; length]));
+        let body = collect(long(18_000), 40_000, soon(), allowance).await.unwrap();
+        assert_eq!(memory.used(), 18_000);
         // A declared length is refused before a byte is read, one that is not declared once it is too long.
         let exhausted = Err(BodyError::NoMemory(MemoryExhausted::ShareUsed));
-        assert_eq!(collect(Full::new(Bytes::from(vec![7; 101])), 2000, soon(), allowance).await, exhausted);
-        assert_eq!(collect(pieces(&["x"; 101]), 2000, soon(), allowance).await, exhausted);
-        assert_eq!(collect(Never, 2000, soon(), allowance).await, Err(BodyError::TooSlow));
-        assert_eq!(memory.used(), 900);
+        assert_eq!(collect(long(2_001), 40_000, soon(), allowance).await, exhausted);
+        assert_eq!(collect(pieces(&["x"; 2_001]), 40_000, soon(), allowance).await, exhausted);
+        assert_eq!(collect(Never, 40_000, soon(), allowance).await, Err(BodyError::TooSlow));
+        assert_eq!(memory.used(), 18_000);
+        // A small one is claimed, and never refused.
+        let small: Vec<_> =
+            [1000, 1000, 1024].into_iter().map(|length| collect(long(length), 40_000, soon(), allowance)).collect();
+        let mut read = Vec::new();
+        for body in small {
+            read.push(body.await.unwrap());
+        }
+        assert_eq!(memory.used(), 21_024);
+        drop(read);
         drop(body);
         assert_eq!(memory.used(), 0);
     }

@@ -76,6 +76,8 @@ fn is_shed(gateway: &TestGateway, service: &str) {
 fn uploads_are_shed_by_priority_and_those_that_have_begun_are_served() {
     let mut gateway = gateway("memory = \"8MiB\"");
     gateway.send(get("/region/province").by("bulk"));
+    let search = || post("/region/search-region", r#"{"keyword":"menteng"}"#).by("bulk");
+    gateway.send(search());
     let mut held_open = Vec::new();
     for (service, uploads) in [("bulk", 2), ("batch", 1), ("shop", 1), ("vip", 2)] {
         held_open.extend((0..uploads).map(|_| held(&gateway, service)));
@@ -90,6 +92,7 @@ fn uploads_are_shed_by_priority_and_those_that_have_begun_are_served() {
     assert_eq!(gateway.send(fetched(1).by("bulk")).code(), "gateway.overloaded");
     assert_eq!(gateway.send(fetched(2).by("desk")).status, 200);
     assert_eq!(gateway.send(get("/region/province").by("bulk")).outcome(), "hit");
+    assert_eq!(gateway.send(search()).outcome(), "hit");
     let buffered = used(&gateway);
     for page in ["/metrics", "/status", "/config"] {
         let text = gateway.admin(page).text();

@@ -297,8 +297,16 @@ where
         }
         // What it was told lately, it can still read.
         Ending::MakesRoom if activity.since_last_head() < SETTLED => {
-            let winds_down = within(SETTLED, wind_down(connection, context, &mut watch));
-            context.drain.cut.run_until_cancelled(winds_down).await.flatten().unwrap_or(Ok(()))
+            let mut winds_down = std::pin::pin!(wind_down(connection, context, &mut watch));
+            let ends = async {
+                match within(SETTLED, winds_down.as_mut()).await {
+                    Some(ended) => ended,
+                    // A service's request has come meanwhile, and its response may not be written.
+                    None if standing.is_identified() => winds_down.await,
+                    None => Ok(()),
+                }
+            };
+            context.drain.cut.run_until_cancelled(ends).await.unwrap_or(Ok(()))
         }
         Ending::MakesRoom => Ok(()),
         Ending::Drains => tokio::select! {

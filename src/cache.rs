@@ -40,7 +40,7 @@ use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::{config::CachePolicy, memory::MemoryShare, outcome::Outcome};
+use crate::{config::CachePolicy, memory::MemoryShare, outcome::Outcome, standstill};
 pub(crate) use comparison::same_data;
 pub(crate) use directives::Acceptance;
 pub use directives::RequestDirectives;
@@ -166,6 +166,7 @@ impl Cache {
 
     /// What is stored under a key at `now`.
     pub fn lookup(&self, key: &Key, now: Instant) -> Lookup {
+        standstill::look_after_jump();
         let Some(entry) = self.entries.get(key) else { return Lookup::Miss };
         let (age, lifetimes) = (entry.age(now), entry.lifetimes());
         if age < lifetimes.fresh {

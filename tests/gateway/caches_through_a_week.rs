@@ -148,3 +148,18 @@ fn beyond_its_bound_nothing_is_answered() {
     week.faults.suspend(Duration::from_secs(WEEK * HOUR));
     until("the bound is over", || week.ask(0).iter().all(|response| response.outcome() == "upstream_error"));
 }
+
+/// Also of those that come before the gateway's clocks have ticked again.
+#[test]
+fn the_first_request_after_a_suspend_counts_it() {
+    let week = Week::start(1);
+    week.fastrac.fault(Fault::everywhere(Act::Html(500)));
+    for hours in 1..=5 {
+        week.faults.suspend(Duration::from_secs(hours * HOUR));
+        let ages: Vec<_> = week.ask(0).iter().map(age).collect();
+        // A suspend is known less the step of the uptime.
+        assert!(ages.iter().all(|age| age.is_some_and(|age| age + 1 >= hours * HOUR)), "{hours} hours: {ages:?}");
+    }
+    week.faults.suspend(Duration::from_secs(WEEK * HOUR));
+    assert!(week.ask(0).iter().all(|response| response.outcome() == "upstream_error"));
+}

@@ -317,15 +317,20 @@ impl Cache {
     }
 
     /// Removes the entries of operations that are no longer cached, and those of which `is_used` says that no request can
-    /// have their key any more. Walks all.
-    pub(crate) fn forget_unused(&self, is_used: impl Fn(&Key) -> bool) {
+    /// have their key any more. Returns whether there were any. Walks all.
+    pub(crate) fn forget_unused(&self, is_used: impl Fn(&Key) -> bool) -> bool {
+        let mut removed = false;
         for (key, entry) in &self.entries {
             let is_cached = !entry.lifetimes().usable.is_zero();
             if !is_cached || !is_used(&key) {
                 self.entries.invalidate(&**key);
+                removed = true;
             }
         }
-        self.upkeep.purged();
+        if removed {
+            self.upkeep.purged();
+        }
+        removed
     }
 
     /// Removes an entry.

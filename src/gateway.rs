@@ -209,7 +209,9 @@ impl Gateway {
         let previous = Previous { snapshot: &snapshot, config: &in_force.config };
         let (compiled, keys) = compile(&config, Some(previous), self.compile_context())?;
         let has_snapshot = config.cache.snapshot || in_force.config.cache.snapshot;
+        let is_switched = config.cache.snapshot != in_force.config.cache.snapshot;
         let removed = unused_scopes(&snapshot, &compiled);
+        let are_listed = !removed.is_empty();
         let listed = has_snapshot.then(|| forget_on_disk(&self.live.snapshot_file, &removed));
         left_accounts(&snapshot, &compiled).for_each(|account| account.leave());
         let since = tokio::time::Instant::now();
@@ -221,7 +223,7 @@ impl Gateway {
         let sent = keys.changed.into_iter().map(|(keys, settings)| keys.reconfigure(settings, since));
         let sent: Vec<_> = sent.collect();
         removed.into_iter().for_each(|scope| snapshot.cache.begin_purge(scope));
-        forget_unused(&self.current.load());
+        let has_forgotten = forget_unused(&self.current.load());
         drop(listed);
         tls.activate();
         self.counts.forget_unused(&config);
@@ -230,7 +232,9 @@ impl Gateway {
             apply(&config);
         }
         self.in_force.store(Arc::new(InForce { config, since: SystemTime::now(), waiting }));
-        self.live.snapshot_file.make_due();
+        if is_switched || are_listed || has_forgotten {
+            self.live.snapshot_file.make_due();
+        }
         let opened: Vec<_> = keys.opened.iter().map(|(account, _)| account.keys.clone()).collect();
         if let Some(adopt) = self.adopt.get() {
             adopt(keys.opened);

@@ -129,15 +129,16 @@ fn a_purge_of_a_part_keeps_out_only_what_it_covers() {
 fn entries_of_addresses_that_are_no_longer_used_are_removed() {
     let cache = Cache::new(1 << 20);
     assert!(cache.keep(key("/a"), entry(10), cache.generation()));
-    cache.forget_unused(|key| key.request().unwrap().address == "https://b2b.example");
-    assert!(is_fresh(&cache, "/a"));
-    cache.forget_unused(|key| key.request().unwrap().address == "https://other.example");
-    assert!(!is_fresh(&cache, "/a") && cache.usage().is_empty());
+    let changes = cache.changes();
+    assert!(!cache.forget_unused(|key| key.request().unwrap().address == "https://b2b.example"));
+    assert!(is_fresh(&cache, "/a") && cache.changes() == changes);
+    assert!(cache.forget_unused(|key| key.request().unwrap().address == "https://other.example"));
+    assert!(cache.changes() != changes && !is_fresh(&cache, "/a") && cache.usage().is_empty());
     let operation = OperationLifetimes::fixed("v2.city", Lifetimes::only_fresh(MINUTE));
     let response = NewEntry { operation: operation.clone(), ..test_response(10) };
     assert!(cache.keep(key("/a"), Arc::new(CacheEntry::shared(response)), cache.generation()));
     operation.apply(None);
-    cache.forget_unused(|_| true);
+    assert!(cache.forget_unused(|_| true));
     assert!(cache.usage().is_empty(), "its operation is not cached any more");
 }
 

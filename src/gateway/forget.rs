@@ -26,9 +26,9 @@ use crate::{
 /// How long a reload waits for the disk.
 const DISK_WAIT: Duration = Duration::from_secs(2);
 
-/// Removes them from the memory.
-pub(super) fn forget_unused(snapshot: &Snapshot) {
-    snapshot.cache.forget_unused(|key| snapshot.operation_of(key).is_some());
+/// Removes them from the memory. Returns whether there were any.
+pub(super) fn forget_unused(snapshot: &Snapshot) -> bool {
+    snapshot.cache.forget_unused(|key| snapshot.operation_of(key).is_some())
 }
 
 /// Makes the next process leave these out of the snapshot on the disk. The result is to be dropped when they have left the

@@ -217,6 +217,34 @@ fn a_restore_that_hangs_is_reported_and_later_snapshots_are_written() {
     assert!((0..20).all(|number| gateway.send(city(number)).outcome() == "hit"));
 }
 
+/// Whatever was stored since the last snapshot.
+#[test]
+fn only_a_reload_that_removes_something_makes_a_snapshot_due() {
+    let mut gateway = TestGateway::new();
+    // Until that is over, no snapshot is written.
+    restart_with_a_restore_that_hangs(&mut gateway);
+    warm(&gateway);
+    let waiting = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let is_due = |gateway: &TestGateway| {
+        let file = &gateway.app().gateway.live.snapshot_file;
+        waiting.block_on(async { tokio::time::timeout(Duration::ZERO, file.until_due()).await }).is_ok()
+    };
+    let mut before = "[limits]".to_owned();
+    let row = |fresh| format!("[operations.\"v2.city\"]\ncache = {{ fresh = \"{fresh}\" }}\n[limits]");
+    for (after, expected) in [
+        ("[limits] # of all".to_owned(), false),
+        (row("1h"), false),
+        (row("0s"), true),
+        (row("1h"), false),
+        ("[cache]\nsnapshot = false\n[limits]".to_owned(), true),
+        ("[limits]".to_owned(), true),
+    ] {
+        gateway.reload(&before, &after);
+        assert_eq!(is_due(&gateway), expected, "{after}");
+        before = after;
+    }
+}
+
 /// Only the disk of the snapshot hangs, and nothing is in progress.
 #[test]
 fn a_snapshot_that_is_never_written_delays_a_stop_by_seconds_only() {

@@ -1,21 +1,22 @@
 //! No stored response holds a secret that became live after it was stored.
 //!
 //! A response is searched for the live secrets when it is fetched or restored. Once a second, those that are new since are
-//! searched for in what is stored and in its key, by a thread of its own; what holds one is removed, as a response that is fetched then
-//! would be refused. Never fails.
+//! searched for in what is stored, by a thread of its own; what holds one is removed, as a response that is fetched then
+//! would be refused. So is what is stored for a request that holds any credential now: it would bypass the cache. Never
+//! fails.
 
-use std::{borrow::Cow, sync::Arc, thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
-use percent_encoding::percent_decode;
+use http::HeaderMap;
 
 use super::{
     cache_restore::{PAUSE, SLICE},
     cache_snapshots::on_thread,
 };
 use crate::{
-    cache::Cache,
     gateway::Gateway,
     keys::{KnownForms, LiveForms},
+    snapshot::Snapshot,
 };
 
 /// How often the live secrets are compared with those before.
@@ -38,7 +39,7 @@ pub(super) async fn watch(gateway: Arc<Gateway>) {
         let gateway = gateway.clone();
         // It takes a while for a large cache. The next search waits for it.
         let _ = on_thread("cache-secrets", move || {
-            let removed = remove_from(&snapshot.cache, &new);
+            let removed = remove_from(&snapshot, &new);
             if removed > 0 {
                 tracing::warn!(removed, "stored responses that hold a secret of a new key pair were removed");
                 gateway.live.snapshot_file.make_due();
@@ -48,20 +49,17 @@ pub(super) async fn watch(gateway: Arc<Gateway>) {
     }
 }
 
-/// Removes the entries that hold one of these secrets; returns their number.
-fn remove_from(cache: &Cache, secrets: &LiveForms) -> u64 {
+/// Removes the entries that hold one of these secrets, or whose request holds a credential; returns their number.
+fn remove_from(snapshot: &Snapshot, secrets: &LiveForms) -> u64 {
+    let (cache, no_headers) = (&snapshot.cache, HeaderMap::new());
     let (mut removed, mut slice) = (0, 0);
     for (key, entry) in cache.entries() {
-        let mut found_in = |bytes: &[u8]| {
+        slice += key.as_bytes().len();
+        let found_in = |bytes: &[u8]| {
             slice += bytes.len();
             secrets.found_in(bytes)
         };
-        // Of the key, the query may be encoded.
-        let (written, decoded) = (key.as_bytes(), Cow::from(percent_decode(key.as_bytes())));
-        let found = entry.has(&mut found_in)
-            || found_in(written)
-            || matches!(&decoded, Cow::Owned(decoded) if found_in(decoded));
-        if found {
+        if entry.has(found_in) || snapshot.key_holds_credential(&no_headers, &key) {
             cache.remove(&key);
             removed += 1;
         }

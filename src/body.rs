@@ -414,15 +414,12 @@ mod tests {
         assert_eq!(collect(Never, 40_000, soon(), allowance).await, Err(BodyError::TooSlow));
         assert_eq!(memory.used(), 18_000);
         // A small one is claimed, and never refused.
-        let small: Vec<_> =
-            [1000, 1000, 1024].into_iter().map(|length| collect(long(length), 40_000, soon(), allowance)).collect();
-        let mut read = Vec::new();
-        for body in small {
-            read.push(body.await.unwrap());
+        let mut small = Vec::new();
+        for length in [1000, 1000, 1024] {
+            small.push(collect(long(length), 40_000, soon(), allowance).await.unwrap());
         }
         assert_eq!(memory.used(), 21_024);
-        drop(read);
-        drop(body);
+        drop((small, body));
         assert_eq!(memory.used(), 0);
     }
 

@@ -34,6 +34,8 @@ pub(super) const SETTLED: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(5);
 /// How many are closed at a time, so that they are not searched for each new connection.
 const BATCH: usize = 32;
+/// How long they are not searched again where none may be closed: a flood of new connections costs little.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long a new connection waits for those that are closed for it: their threads may be busy.
 const ROOM: Duration = Duration::from_millis(100);
 
@@ -53,6 +55,8 @@ struct ConnectionTable {
     staying: BTreeMap<u64, Arc<ConnectionStanding>>,
     /// The others, with the time at which they were told.
     leaving: BTreeMap<u64, (Instant, Arc<ConnectionStanding>)>,
+    /// When the last search found none that may be closed.
+    searched_in_vain: Option<Instant>,
 }
 
 /// One open connection, until it is dropped.
@@ -130,11 +134,13 @@ impl ConnectionTable {
         let now = Instant::now();
         // One that takes longer is not waited for.
         self.leaving.retain(|_, (told, one)| one.is_to_leave() && now.duration_since(*told) < SETTLED);
-        if self.leaving.is_empty() {
+        let searches = self.searched_in_vain.is_none_or(|at| now.duration_since(at) >= PAUSE);
+        if self.leaving.is_empty() && searches {
             let mut batch = self.settled_strangers(now);
             if batch.is_empty() {
                 batch = self.idle_of_services(now);
             }
+            self.searched_in_vain = batch.is_empty().then_some(now);
             for id in batch.into_iter().take(BATCH) {
                 let Some(standing) = self.staying.remove(&id) else { continue };
                 standing.leaves_as_idle.store(standing.is_identified(), Relaxed);
@@ -157,9 +163,11 @@ impl ConnectionTable {
         let known = self.staying.iter().filter_map(|(id, one)| Some((one.identified.get()?.owner(), id, one)));
         let known: Vec<_> = known.collect();
         let of_service = counts(known.iter().map(|(service, ..)| *service));
-        let mut idle: Vec<_> = known.into_iter().filter(|(.., one)| one.idle_for(now) >= IDLE).collect();
-        idle.sort_by_key(|(service, _, one)| (Reverse(of_service[service]), Reverse(one.idle_for(now))));
-        idle.into_iter().map(|(_, id, _)| *id).collect()
+        // The times are read once: they change while they are sorted.
+        let idle = known.into_iter().map(|(service, id, one)| (one.idle_for(now), service, *id));
+        let mut idle: Vec<_> = idle.filter(|(time, ..)| *time >= IDLE).collect();
+        idle.sort_by_key(|(time, service, _)| (Reverse(of_service[service]), Reverse(*time)));
+        idle.into_iter().map(|(.., id)| id).collect()
     }
 }
 

@@ -71,7 +71,7 @@ pub type IdentifiedService = Arc<OnceLock<MemoryAllowance>>;
 
 impl Client {
     /// Notes that a request has identified a service, the first one.
-    pub(crate) fn is_known(&self, allowance: impl FnOnce() -> MemoryAllowance) {
+    pub(crate) fn note_identified(&self, allowance: impl FnOnce() -> MemoryAllowance) {
         self.identified.get_or_init(allowance);
     }
 }

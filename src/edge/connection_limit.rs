@@ -53,7 +53,7 @@ struct ConnectionTable {
     opened: u64,
     /// Those that have not been told to make room, in the order in which they were opened.
     staying: BTreeMap<u64, Arc<ConnectionStanding>>,
-    /// The others, with the time at which they were told.
+    /// Those that were told within [`SETTLED`], with the time.
     leaving: BTreeMap<u64, (Instant, Arc<ConnectionStanding>)>,
     /// When the last search found none that may be closed.
     searched_in_vain: Option<Instant>,
@@ -77,7 +77,7 @@ pub struct ConnectionStanding {
     used: AtomicU64,
     /// Cancelled when it is to make room.
     leave: CancellationToken,
-    /// It was told so although it is a service's.
+    /// It was told so as an idle one of a service.
     leaves_as_idle: AtomicBool,
 }
 
@@ -137,13 +137,14 @@ impl ConnectionTable {
         let searches = self.searched_in_vain.is_none_or(|at| now.duration_since(at) >= PAUSE);
         if self.leaving.is_empty() && searches {
             let mut batch = self.settled_strangers(now);
-            if batch.is_empty() {
+            let of_services = batch.is_empty();
+            if of_services {
                 batch = self.idle_of_services(now);
             }
             self.searched_in_vain = batch.is_empty().then_some(now);
             for id in batch.into_iter().take(BATCH) {
                 let Some(standing) = self.staying.remove(&id) else { continue };
-                standing.leaves_as_idle.store(standing.is_identified(), Relaxed);
+                standing.leaves_as_idle.store(of_services, Relaxed);
                 standing.leave.cancel();
                 self.leaving.insert(id, (now, standing));
             }

@@ -128,7 +128,7 @@ impl Exchange {
     }
 
     pub(super) fn identified(&mut self, service: usize) {
-        self.client.is_known(|| self.snapshot.memory_for(service));
+        self.client.note_identified(|| self.snapshot.memory_for(service));
         if let Some(record) = &mut self.record {
             record.identified(service);
         }

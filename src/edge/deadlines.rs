@@ -541,6 +541,10 @@ impl<S: ClientSocket> DeadlineIo<S> {
                 None | Some(0) => {
                     self.stalled = Some(self.stall());
                     self.activity.bytes_went_late();
+                    // Over HTTP/2, answers to PINGs are no use of the connection.
+                    if self.activity.has_streams_beyond(0) {
+                        self.activity.response_bytes_went();
+                    }
                     cx.waker().wake_by_ref();
                     expired = self.poll_expired(cx);
                 }
@@ -790,16 +794,19 @@ pub(super) mod tests {
     /// The kernel takes nothing before a piece of up to 64 KiB has gone, and calls the socket full until a third of it is free.
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_what_the_kernel_holds_is_not_cut_off() {
-        for (taken_in_a_second, is_late) in [(500, false), (300, false), (200, true), (1, true), (0, true)] {
-            let io = Full { holds: 90_000, taken_in_a_second, since: Instant::now() };
-            let began = Instant::now();
-            let written = timed_io(io, activity(&limits())).write(b"more").await;
-            assert_eq!(
-                written.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut),
-                is_late,
-                "{taken_in_a_second}"
-            );
-            assert!(!is_late || began.elapsed() == IDLE, "{:?}", began.elapsed());
+        for over_http2 in [false, true] {
+            for (taken_in_a_second, is_late) in [(500, false), (300, false), (200, true), (1, true), (0, true)] {
+                let io = Full { holds: 90_000, taken_in_a_second, since: Instant::now() };
+                let (began, activity) = (Instant::now(), activity(&limits()));
+                if over_http2 {
+                    activity.is_http2();
+                    activity.stream_began();
+                }
+                let written = timed_io(io, activity).write(b"more").await;
+                let was_late = written.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+                assert_eq!(was_late, is_late, "{taken_in_a_second}, over HTTP/2: {over_http2}");
+                assert!(!is_late || began.elapsed() == IDLE, "{:?}", began.elapsed());
+            }
         }
     }
 

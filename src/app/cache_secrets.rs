@@ -22,6 +22,9 @@ use crate::{
 /// How often the live secrets are compared with those before.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What a key costs to be looked at, as bytes of a search.
+const KEY: usize = 4 << 10;
+
 /// Searches what is stored for new secrets, as long as the gateway runs.
 pub(super) async fn watch(gateway: Arc<Gateway>) {
     let mut known = KnownForms::default();
@@ -63,6 +66,7 @@ fn remove_from(snapshot: &Snapshot, secrets: &LiveForms) -> u64 {
             cache.remove(&key);
             removed += 1;
         }
+        slice += KEY;
         if slice > SLICE {
             slice = 0;
             thread::sleep(PAUSE);

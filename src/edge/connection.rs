@@ -204,7 +204,7 @@ pub async fn serve<S>(
             Box::pin(drive(context.either.serve_connection(followed(io), service), &context, watch, standing)).await;
         }
     }
-    if S::CLOSE_WRITES && activity.receipts.undecided_until().is_some() {
+    if S::CLOSE_WRITES && !activity.has_unended_response() && activity.receipts.undecided_until().is_some() {
         await_decision(&activity, &shared_io, &context).await;
         context.drain.cut.run_until_cancelled(Box::pin(close(shared_io.clone()))).await;
     }

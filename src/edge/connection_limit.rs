@@ -1,6 +1,6 @@
 //! How many client connections may be open, and which are closed for new ones.
 //!
-//! What always holds: at most as many as allowed are open; a reload changes the number, and connections that are open stay.
+//! What always holds: at most as many as allowed are open; a reload changes the number, and closes none by itself.
 //! If there are as many, some make room. First those of strangers: connections without an identified request so far, older
 //! than [`SETTLED`], of the network that has most of them the oldest first. Then idle ones of services: without a request for
 //! [`IDLE`], of the service that has most connections the one that was used least recently first. So neither somebody without

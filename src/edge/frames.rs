@@ -7,6 +7,7 @@
 //! preface is not followed. This file must not know what a request means. Fails only as the inner stream does.
 
 use std::{
+    collections::VecDeque,
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
@@ -37,14 +38,18 @@ const END_HEADERS: u8 = 4;
 /// of the gateway's has eight fields or more.
 const STATUS_ALONE: usize = 7;
 
+/// How many streams whose response was written are remembered: more than a connection's in the second in which a reset may show
+/// that its client has not read one.
+const ANSWERED: usize = 16 * 1024;
+
 /// IO that follows the frames of an HTTP/2 connection.
 pub(super) struct FollowedIo<S> {
     io: S,
     activity: Arc<Activity>,
     inbound: Inbound,
     outbound: FrameReader,
-    /// Streams whose response was written completely since the client has sent something.
-    answered: Vec<u32>,
+    /// Streams whose response was written completely and may not be decided, the last ones.
+    answered: VecDeque<u32>,
 }
 
 /// What the client has sent so far.
@@ -64,7 +69,7 @@ impl<S> FollowedIo<S> {
             activity,
             inbound: Inbound::Preface(0),
             outbound: FrameReader::default(),
-            answered: Vec::new(),
+            answered: VecDeque::new(),
         }
     }
 
@@ -102,7 +107,10 @@ impl<S> FollowedIo<S> {
     fn bytes_went(&mut self, mut bytes: &[u8]) {
         while let Some(frame) = self.outbound.next(&mut bytes) {
             if frame.kind == DATA && frame.flags & END_STREAM != 0 {
-                self.answered.push(frame.stream);
+                if self.answered.len() == ANSWERED {
+                    self.answered.pop_front();
+                }
+                self.answered.push_back(frame.stream);
             }
             let ends = frame.flags & (END_STREAM | END_HEADERS) == END_STREAM | END_HEADERS;
             if frame.kind == HEADERS && ends && frame.length <= STATUS_ALONE {
@@ -355,6 +363,19 @@ mod tests {
         fn reached(self: Box<Self>) {
             self.0.store(true, Relaxed);
         }
+    }
+
+    /// One that always has an order's response that is not decided.
+    #[tokio::test]
+    async fn a_connection_remembers_a_bounded_number_of_streams() {
+        let activity = activity(&limits());
+        let mut io = FollowedIo::new((), activity.clone());
+        io.bytes_came(PREFACE);
+        activity.receipts.taken(Some(Box::new(TestReceipt(Arc::default()))));
+        for stream in 0..ANSWERED as u32 + 7 {
+            io.bytes_went(&frame(DATA, END_STREAM, 2 * stream + 1, 1));
+        }
+        assert_eq!((io.answered.len(), io.answered.front()), (ANSWERED, Some(&15)));
     }
 
     /// Of a response whose last bytes TLS has taken and not written.

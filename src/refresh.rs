@@ -136,7 +136,9 @@ impl AccountRefreshes {
         let Some((operation, call)) = self.call(&gateway, due) else { return NextTry::Over };
         drop(gateway);
         let began = Instant::now();
-        if hanging.get(&operation).is_some_and(|until| began < *until) {
+        if let Some(until) = hanging.get(&operation).filter(|until| began < **until) {
+            // Else each hit would ask for it again.
+            due.entry().iter().for_each(|entry| entry.leave_unrefreshed(began, *until - began));
             return NextTry::Over;
         }
         match call.check_surplus() {

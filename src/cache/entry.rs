@@ -331,7 +331,12 @@ impl CacheEntry {
     /// A fetch has brought an answer that could not be stored in its place. That is no failure, so callers ask Fastrac
     /// first, when it is old enough; but what nobody asks for would be fetched again and again.
     pub(crate) fn could_not_be_replaced(&self, now: Instant) {
-        let resume = millis(self.age(now) + MAX_PAUSE);
+        self.leave_unrefreshed(now, MAX_PAUSE);
+    }
+
+    /// Nothing is fetched in its place for this time, unless a caller asks.
+    pub(crate) fn leave_unrefreshed(&self, now: Instant, time: Duration) {
+        let resume = millis(self.age(now) + time);
         self.refresh.refreshes_resume.fetch_max(resume, Relaxed);
     }
 

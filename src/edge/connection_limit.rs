@@ -2,7 +2,7 @@
 //!
 //! What always holds: at most as many as allowed are open; a reload changes the number, and closes none by itself.
 //! If there are as many, some make room. First those of strangers: connections without an identified request so far, older
-//! than [`SETTLED`], of the network that has most of them the oldest first. Then idle ones of services: without a request for
+//! than [`SETTLED`], of the network that has most of them the oldest first. Then, while strangers are few, idle ones of services: without a request for
 //! [`IDLE`], of the service that has most connections the one that was used least recently first. So neither somebody without
 //! credentials nor a service whose pool leaks keeps callers out, and a client that has just connected has time for its first
 //! request. Never fails.
@@ -32,6 +32,10 @@ use crate::{caller::IdentifiedService, peer::network};
 pub(super) const SETTLED: Duration = Duration::from_secs(1);
 /// How long a service's connection has had no request if it is closed for another one.
 const IDLE: Duration = Duration::from_secs(5);
+/// Part of the connections that may be strangers' where those of services are closed for new ones: a flood of connections
+/// without a request would close them all.
+const STRANGERS: usize = 8;
+const BUSY: u64 = u64::MAX;
 /// How many are closed at a time, so that they are not searched for each new connection.
 const BATCH: usize = 32;
 /// How long they are not searched again where none may be closed: a flood of new connections costs little.
@@ -72,8 +76,7 @@ pub struct ConnectionStanding {
     opened: Instant,
     network: IpAddr,
     pub(super) identified: IdentifiedService,
-    is_busy: AtomicBool,
-    /// When its last request began, in microseconds since `opened`.
+    /// When its last request ended, in microseconds since `opened`; [`BUSY`] while one is in progress.
     used: AtomicU64,
     /// Cancelled when it is to make room.
     leave: CancellationToken,
@@ -138,7 +141,7 @@ impl ConnectionTable {
         if self.leaving.is_empty() && searches {
             let mut batch = self.settled_strangers(now);
             let of_services = batch.is_empty();
-            if of_services {
+            if of_services && self.strangers() <= self.staying.len() / STRANGERS {
                 batch = self.idle_of_services(now);
             }
             self.searched_in_vain = batch.is_empty().then_some(now);
@@ -150,6 +153,10 @@ impl ConnectionTable {
             }
         }
         !self.leaving.is_empty()
+    }
+
+    fn strangers(&self) -> usize {
+        self.staying.values().filter(|one| !one.is_identified()).count()
     }
 
     fn settled_strangers(&self, now: Instant) -> Vec<u64> {
@@ -185,28 +192,28 @@ impl ConnectionStanding {
             opened: Instant::now(),
             network: network(peer.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))),
             identified: Arc::default(),
-            is_busy: AtomicBool::new(false),
             used: AtomicU64::new(0),
             leave: CancellationToken::new(),
             leaves_as_idle: AtomicBool::new(false),
         }
     }
 
-    /// A request has begun at this time.
-    pub(super) fn request_began(&self, began: Instant) {
-        self.is_busy.store(true, Relaxed);
-        self.used.store(began.duration_since(self.opened).as_micros() as u64, Relaxed);
+    /// A request is in progress.
+    pub(super) fn works(&self) {
+        self.used.store(BUSY, Relaxed);
     }
 
     /// No request is in progress any more.
     pub(super) fn rests(&self) {
-        self.is_busy.store(false, Relaxed);
+        self.used.store(self.opened.elapsed().as_micros() as u64, Relaxed);
     }
 
-    /// Since when no request has begun; zero while one is in progress.
+    /// Since when none has been in progress.
     fn idle_for(&self, now: Instant) -> Duration {
-        let used = self.opened + Duration::from_micros(self.used.load(Relaxed));
-        if self.is_busy.load(Relaxed) { Duration::ZERO } else { now.duration_since(used) }
+        match self.used.load(Relaxed) {
+            BUSY => Duration::ZERO,
+            used => now.duration_since(self.opened + Duration::from_micros(used)),
+        }
     }
 
     pub(super) fn is_identified(&self) -> bool {
@@ -330,13 +337,13 @@ mod tests {
             let service = if at < 4 { "leaky" } else { "other" };
             let allowance = || memory.share(Some(service)).allowance(Priority::High);
             connection.standing.identified.get_or_init(allowance);
-            connection.standing.request_began(Instant::now());
+            connection.standing.works();
             if at != 1 {
                 connection.standing.rests();
             }
         }
         tokio::time::advance(IDLE / 2).await;
-        open[0].standing.request_began(Instant::now());
+        open[0].standing.works();
         open[0].standing.rests();
         assert!(limit.admit_for_others(peer(1)).await.is_none());
         assert_eq!(told(&open), [0; 0]);

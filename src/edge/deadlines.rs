@@ -244,21 +244,17 @@ impl Activity {
     /// Records that a request head was passed on, and returns the time of its first byte.
     pub fn request_began(&self, is_bodiless: bool) -> Instant {
         self.busy.fetch_add(1, Relaxed);
+        self.standing.works();
         self.framing.store(0, Relaxed);
         self.is_bodiless.store(is_bodiless, Relaxed);
         self.requested.store(true, Relaxed);
         self.ends_at(NEVER);
-        let began = if self.http2.load(Relaxed) {
+        if self.http2.load(Relaxed) {
             self.beside.store(0, Relaxed);
             self.heads.passed_on();
-            self.instant_of(self.request_began.load(Relaxed))
-        } else if self.in_head.swap(false, Relaxed) {
-            self.instant_of(self.head_began.load(Relaxed))
-        } else {
-            Instant::now()
-        };
-        self.standing.request_began(began);
-        began
+            return self.instant_of(self.request_began.load(Relaxed));
+        }
+        if self.in_head.swap(false, Relaxed) { self.instant_of(self.head_began.load(Relaxed)) } else { Instant::now() }
     }
 
     /// Records that the client has sent the whole preface of HTTP/2, which counts as a head until then.

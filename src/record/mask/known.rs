@@ -194,7 +194,9 @@ fn encodes(run: &[u8], found: &mut dyn FnMut(&[u8]) -> bool) -> bool {
     let hex = |from: usize| {
         let run = run.get(from..).unwrap_or_default();
         let length = run.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        hex::decode(&run[..length - length % 2]).map(Zeroizing::new).ok()
+        // A shorter one is no secret that is searched for.
+        let is_long = length / 2 >= MIN_PRESENTED;
+        is_long.then(|| hex::decode(&run[..length - length % 2]).map(Zeroizing::new).ok())?
     };
     let starts_hex = |at: &usize| run[*at].is_ascii_hexdigit() && (*at == 0 || !run[*at - 1].is_ascii_hexdigit());
     (0..4).filter_map(base64).any(|decoded| found(&decoded))

@@ -694,13 +694,18 @@ fn a_kill_during_a_snapshot_leaves_the_old_one_or_the_new_one() {
     let fastrac = Sandbox::start(sandbox()).expect("a sandbox");
     let mut program = Program::start(&configuration(fastrac.addr()), ACCESS, SECRET);
     let bodies: Vec<_> = (0..60).map(|number| send(&program, number).body).collect();
+    // How long a whole stop takes on this machine.
+    let began = Instant::now();
+    stop(&mut program);
+    let stops = began.elapsed().as_micros() as u64;
+    program.start_again();
     let (mut hits, mut random) = (0, fastrand::Rng::new());
     for round in 0..kills {
         // So that there is something to be written.
         let new = get(&format!("/region/city?province_id=31&round={round}")).by("shop");
         assert_eq!(Connection::open(program.data).send(&new).outcome(), "ok");
         program.signal(Signal::TERM);
-        thread::sleep(Duration::from_micros(random.u64(..40_000)));
+        thread::sleep(Duration::from_micros(random.u64(..stops)));
         kill(&mut program);
         program.start_again();
         for (number, body) in bodies.iter().enumerate() {
@@ -710,5 +715,5 @@ fn a_kill_during_a_snapshot_leaves_the_old_one_or_the_new_one() {
         }
         assert!(!program.stderr().contains("discarded"), "{}", program.stderr());
     }
-    println!("{hits} hits after {kills} kills");
+    assert_eq!(hits, kills * bodies.len(), "kills within {stops} us of a stop");
 }

@@ -3,9 +3,9 @@
 //! Listeners accept on the control runtime and hand sockets to the data threads in turn, because with
 //! `SO_REUSEPORT` the kernel distributes few long-lived connections unevenly. Each data thread is a
 //! current-thread runtime with its own connection pool to Fastrac. What always holds: an accepted
-//! connection ends by its own deadlines, to make room for another one, or by the drain, a response also by its caller's pace (`streams`), the drain
-//! counts a connection from accept to close, and what is refused before its head was read is counted and logged too
-//! (`listener`, `unread`). This room must not know what requests mean.
+//! connection ends by its own deadlines, by the drain, or to make room for another one (`connection_limit`), a response also
+//! by its caller's pace (`streams`), the drain counts a connection from accept to close, and what is refused before its head
+//! was read is counted and logged too (`listener`, `unread`). This room must not know what requests mean.
 
 mod client_socket;
 pub mod connection;

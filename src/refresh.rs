@@ -1,9 +1,9 @@
 //! Fetches stored responses again, ahead of their end and behind a stale response, so that no caller waits for that.
 //!
 //! One task for each account takes what hits have put into the account's queue (`cache/refreshes`). What always holds: at
-//! most one refresh of an account is under way, and an operation whose refreshes hang leaves most of that time to others; it is sent only from budget that nobody else needs (`spare`), it never waits
-//! in the budget's queue, and its response is stored by the same fill as that of a miss; an account without budget to
-//! spare delays no other; a queue outlives reloads, and a key of which account, address or operation is no longer what the
+//! most one refresh of an account is under way; it is sent only from budget that nobody else needs (`spare`), it never waits
+//! in the budget's queue, and its response is stored by the same fill as that of a miss; an operation whose refreshes hang
+//! leaves most of the time to others, and an account without budget to spare delays no other; a queue outlives reloads, and a key of which account, address or operation is no longer what the
 //! configuration says is not refreshed; nothing is sent once the shutdown has begun. Must not know who used a response.
 //! Never fails: what was not fetched is asked for again by the next hit.
 
@@ -33,10 +33,10 @@ use crate::{
 /// How often the tasks are compared with the accounts in force.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A refresh that fails after this time holds up others.
+/// A refresh that fails after this time or later has held up others.
 const LONG: Duration = Duration::from_secs(1);
-/// How many times as long as such a one has taken, none of its operation is tried: one that hangs has the only place for
-/// refreshes for a quarter of the time at most.
+/// How many times as long as such a refresh has taken, none of its operation is tried: an operation that hangs has the only
+/// place for refreshes for a quarter of the time at most.
 const REST: u32 = 3;
 
 /// The tasks that refresh stored responses.
@@ -133,10 +133,10 @@ impl AccountRefreshes {
     /// Refreshes one response, if there is budget for that now.
     async fn refresh(&self, due: &DueRefresh, hanging: &mut HangingOperations) -> NextTry {
         let Some(gateway) = self.gateway.upgrade().filter(|_| !self.drain.begun()) else { return NextTry::Stop };
-        let Some((operation, call)) = self.call(&gateway, due) else { return NextTry::Over };
+        let Some(call) = self.call(&gateway, due) else { return NextTry::Over };
         drop(gateway);
-        let began = Instant::now();
-        if let Some(until) = hanging.get(&operation).filter(|until| began < **until) {
+        let (operation, began) = (call.operation.clone(), Instant::now());
+        if let Some(until) = hanging.get(&operation.name).filter(|until| began < **until) {
             // Else each hit would ask for it again.
             due.entry().iter().for_each(|entry| entry.leave_unrefreshed(began, *until - began));
             return NextTry::Over;
@@ -153,7 +153,7 @@ impl AccountRefreshes {
                 let now = Instant::now();
                 let took = now - began;
                 if took >= LONG {
-                    hanging.insert(operation, now + took * REST);
+                    hanging.insert(operation.name.clone(), now + took * REST);
                 }
                 NextTry::Over
             }
@@ -162,8 +162,8 @@ impl AccountRefreshes {
         }
     }
 
-    /// The call that fetches a response again, with the name of its operation; `None` if it is no longer stored, or no longer what the configuration says.
-    fn call(&self, gateway: &Gateway, due: &DueRefresh) -> Option<(String, UpstreamCall)> {
+    /// The call that fetches a response again; `None` if it is no longer stored, or no longer what the configuration says.
+    fn call(&self, gateway: &Gateway, due: &DueRefresh) -> Option<UpstreamCall> {
         if !due.is_stored() {
             return None;
         }
@@ -179,7 +179,6 @@ impl AccountRefreshes {
         }
         let (method, target, headers, body) = (request.method, request.target, request.headers, request.body);
         let request = BufferedRequest { method, target, headers, body };
-        let name = operation.name.clone();
-        Some((name, OwnCall { snapshot, account, operation }.with(self.worker.clone(), request)))
+        Some(OwnCall { snapshot, account, operation }.with(self.worker.clone(), request))
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 /// How often the live secrets are compared with those before.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What a key costs to be looked at, as bytes of a search.
+/// What it costs to look at a key, as the number of bytes that could be searched meanwhile.
 const KEY: usize = 4 << 10;
 
 /// Searches what is stored for new secrets, as long as the gateway runs.
@@ -57,7 +57,7 @@ fn remove_from(snapshot: &Snapshot, secrets: &LiveForms) -> u64 {
     let (cache, no_headers) = (&snapshot.cache, HeaderMap::new());
     let (mut removed, mut slice) = (0, 0);
     for (key, entry) in cache.entries() {
-        slice += key.as_bytes().len();
+        slice += key.as_bytes().len() + KEY;
         let found_in = |bytes: &[u8]| {
             slice += bytes.len();
             secrets.found_in(bytes)
@@ -66,7 +66,6 @@ fn remove_from(snapshot: &Snapshot, secrets: &LiveForms) -> u64 {
             cache.remove(&key);
             removed += 1;
         }
-        slice += KEY;
         if slice > SLICE {
             slice = 0;
             thread::sleep(PAUSE);

@@ -1,10 +1,11 @@
 //! The cache outlives the process: it is written to the state folder, and restored by the next process.
 //!
 //! It is written when the gateway stops, every 15 minutes, and after a purge, or a reload or a restore that left
-//! something out, if anything has changed; it is restored after the start (`cache_restore`). Threads of their own do that, for which nothing waits without an end:
-//! a disk that does not respond delays neither the start nor a stop, and is reported. What always holds: one snapshot
-//! is written at a time, and none before the restore is over or given up: until then the file is kept; each says which
-//! purges it includes. Failures are lines in the program's log, and degrade the gateway until a snapshot is written.
+//! something out, if anything has changed; it is restored after the start (`cache_restore`). Threads of their own do that,
+//! for which nothing waits without an end: a disk that does not respond delays neither the start nor a stop, and is
+//! reported. What always holds: one snapshot is written at a time, and none before the restore is over or given up: until
+//! then the file is kept; each says which purges it includes. Failures are lines in the program's log, and degrade the
+//! gateway until a snapshot is written.
 
 use std::{
     cmp::Reverse,

@@ -291,17 +291,13 @@ where
     });
     let ended = match ended.await {
         Ending::Ended(ended) => ended,
-        Ending::MakesRoom if standing.is_identified() => {
-            let winds_down = wind_down(connection, context, &mut watch);
-            context.drain.cut.run_until_cancelled(winds_down).await.unwrap_or(Ok(()))
-        }
-        // What it was told lately, it can still read.
-        Ending::MakesRoom if activity.since_last_head() < SETTLED => {
+        // What a stranger was told lately, it can still read.
+        Ending::MakesRoom if standing.is_identified() || activity.since_last_head() < SETTLED => {
             let mut winds_down = std::pin::pin!(wind_down(connection, context, &mut watch));
             let ends = async {
                 match within(SETTLED, winds_down.as_mut()).await {
                     Some(ended) => ended,
-                    // A service's request has come meanwhile, and its response may not be written.
+                    // A response to a service may not be written.
                     None if standing.is_identified() => winds_down.await,
                     None => Ok(()),
                 }

@@ -2,10 +2,10 @@
 //!
 //! What always holds: at most as many as allowed are open; a reload changes the number, and closes none by itself.
 //! If there are as many, some make room. First those of strangers: connections without an identified request so far, older
-//! than [`SETTLED`], of the network that has most of them the oldest first. Then, while strangers are few, idle ones of services: without a request for
-//! [`IDLE`], of the service that has most connections the one that was used least recently first. So neither somebody without
-//! credentials nor a service whose pool leaks keeps callers out, and a client that has just connected has time for its first
-//! request. Never fails.
+//! than [`SETTLED`], of the network that has most of them the oldest first. Then, while strangers are few, idle ones of
+//! services: without a request for [`IDLE`], of the service that has most connections the one that was used least recently
+//! first. So neither somebody without credentials nor a service whose pool leaks keeps callers out, and a client that has
+//! just connected has time for its first request. Never fails.
 
 use std::{
     cmp::Reverse,
@@ -32,13 +32,13 @@ use crate::{caller::IdentifiedService, peer::network};
 pub(super) const SETTLED: Duration = Duration::from_secs(1);
 /// How long a service's connection has had no request if it is closed for another one.
 const IDLE: Duration = Duration::from_secs(5);
-/// Part of the connections that may be strangers' where those of services are closed for new ones: a flood of connections
-/// without a request would close them all.
+/// Connections of services are closed for new ones only while at most one in so many is a stranger's: a flood of strangers
+/// would close them all.
 const STRANGERS: usize = 8;
-const BUSY: u64 = u64::MAX;
 /// How many are closed at a time, so that they are not searched for each new connection.
 const BATCH: usize = 32;
-/// How long they are not searched again where none may be closed: a flood of new connections costs little.
+/// How long they are not searched again after a search that has found none that may be closed: a flood of new connections
+/// costs little.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a new connection waits for those that are closed for it: their threads may be busy.
 const ROOM: Duration = Duration::from_millis(100);
@@ -69,6 +69,9 @@ pub struct AdmittedConnection {
     id: u64,
     pub(super) standing: Arc<ConnectionStanding>,
 }
+
+/// A time that stands for "now": a request is in progress.
+const BUSY: u64 = u64::MAX;
 
 /// Whose a connection is, when it was used, and whether it is to make room. Written by its thread, and read by that which
 /// accepts connections.
@@ -116,8 +119,8 @@ impl ConnectionLimit {
         Some(AdmittedConnection { limit: self.clone(), id, standing })
     }
 
-    /// The same; if there are too many, others make room, which is waited for up to [`ROOM`]. Cancel safe.
-    pub(super) async fn admit_for_others(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<AdmittedConnection> {
+    /// The same; if there are too many, others are closed, which is waited for up to [`ROOM`]. Cancel safe.
+    pub(super) async fn admit_or_make_room(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<AdmittedConnection> {
         let until = Instant::now() + ROOM;
         loop {
             if let Some(admitted) = self.admit(peer) {
@@ -198,17 +201,17 @@ impl ConnectionStanding {
         }
     }
 
-    /// A request is in progress.
-    pub(super) fn works(&self) {
+    /// A request has begun.
+    pub(super) fn busy_begins(&self) {
         self.used.store(BUSY, Relaxed);
     }
 
-    /// No request is in progress any more.
-    pub(super) fn rests(&self) {
+    /// The last request in progress has ended.
+    pub(super) fn idle_begins(&self) {
         self.used.store(self.opened.elapsed().as_micros() as u64, Relaxed);
     }
 
-    /// Since when none has been in progress.
+    /// How long no request has been in progress.
     fn idle_for(&self, now: Instant) -> Duration {
         match self.used.load(Relaxed) {
             BUSY => Duration::ZERO,
@@ -291,10 +294,10 @@ mod tests {
         let limit = ConnectionLimit::new(4);
         let mut open: Vec<_> = [1, 2, 2, 3].into_iter().filter_map(|last| limit.admit(peer(last))).collect();
         identify(&open[3]);
-        assert!(limit.admit_for_others(peer(4)).await.is_none(), "they may be about to send a request");
+        assert!(limit.admit_or_make_room(peer(4)).await.is_none(), "they may be about to send a request");
         assert_eq!(told(&open), [0; 0]);
         tokio::time::advance(SETTLED).await;
-        let (began, arrives) = (Instant::now(), limit.admit_for_others(peer(4)));
+        let (began, arrives) = (Instant::now(), limit.admit_or_make_room(peer(4)));
         let closes = async {
             tokio::time::sleep(ROOM / 2).await;
             assert_eq!(told(&open), [0, 1, 2]);
@@ -303,7 +306,7 @@ mod tests {
         let (arrived, ()) = tokio::join!(arrives, closes);
         assert!(arrived.is_some() && began.elapsed() == ROOM / 2);
         // Those that were told are waited for; no others are.
-        assert!(limit.admit_for_others(peer(5)).await.is_none());
+        assert!(limit.admit_or_make_room(peer(5)).await.is_none());
         assert_eq!(began.elapsed(), ROOM / 2 + ROOM);
         drop((open, arrived));
         assert_eq!(limit.open.load(Relaxed), 0);
@@ -318,12 +321,12 @@ mod tests {
         let mut open = vec![limit.admit(peer(1)).unwrap()];
         tokio::time::advance(SETTLED).await;
         open.extend(limit.admit(peer(2)));
-        assert!(limit.admit_for_others(peer(3)).await.is_none());
+        assert!(limit.admit_or_make_room(peer(3)).await.is_none());
         assert_eq!(told(&open), [0]);
         identify(&open[0]);
         let reads = tokio::time::sleep(SETTLED);
         assert_eq!(open[0].standing.run_until_told(reads).await, Some(()), "its response is not cut off");
-        assert!(limit.admit_for_others(peer(3)).await.is_none());
+        assert!(limit.admit_or_make_room(peer(3)).await.is_none());
         assert_eq!(told(&open), [1]);
     }
 
@@ -337,18 +340,18 @@ mod tests {
             let service = if at < 4 { "leaky" } else { "other" };
             let allowance = || memory.share(Some(service)).allowance(Priority::High);
             connection.standing.identified.get_or_init(allowance);
-            connection.standing.works();
+            connection.standing.busy_begins();
             if at != 1 {
-                connection.standing.rests();
+                connection.standing.idle_begins();
             }
         }
         tokio::time::advance(IDLE / 2).await;
-        open[0].standing.works();
-        open[0].standing.rests();
-        assert!(limit.admit_for_others(peer(1)).await.is_none());
+        open[0].standing.busy_begins();
+        open[0].standing.idle_begins();
+        assert!(limit.admit_or_make_room(peer(1)).await.is_none());
         assert_eq!(told(&open), [0; 0]);
         tokio::time::advance(IDLE / 2).await;
-        assert!(limit.admit_for_others(peer(1)).await.is_none());
+        assert!(limit.admit_or_make_room(peer(1)).await.is_none());
         assert_eq!(told(&open), [2, 3, 4, 5], "not that which is busy, nor that which was used");
     }
 
@@ -359,7 +362,7 @@ mod tests {
         let networks = (0..limit.get()).map(|n| if n < 5 { 1 } else { 2 });
         let open: Vec<_> = networks.filter_map(|last| limit.admit(peer(last))).collect();
         tokio::time::advance(SETTLED).await;
-        assert!(limit.admit_for_others(peer(3)).await.is_none());
+        assert!(limit.admit_or_make_room(peer(3)).await.is_none());
         assert_eq!(told(&open), (5..5 + BATCH).collect::<Vec<_>>());
     }
 }

@@ -244,7 +244,7 @@ impl Activity {
     /// Records that a request head was passed on, and returns the time of its first byte.
     pub fn request_began(&self, is_bodiless: bool) -> Instant {
         self.busy.fetch_add(1, Relaxed);
-        self.standing.works();
+        self.standing.busy_begins();
         self.framing.store(0, Relaxed);
         self.is_bodiless.store(is_bodiless, Relaxed);
         self.requested.store(true, Relaxed);
@@ -326,7 +326,7 @@ impl Activity {
         }
         let in_progress = self.busy.fetch_sub(1, Relaxed);
         if in_progress == 1 {
-            self.standing.rests();
+            self.standing.idle_begins();
         }
         match in_progress {
             1 if is_http2 => self.idle_begins(),
@@ -763,28 +763,10 @@ pub(super) mod tests {
         }
     }
 
-    impl ClientSocket for Full {
-        fn has_left(&mut self) -> bool {
-            false
-        }
-
-        fn was_reset(&self) -> bool {
-            false
-        }
-
-        fn has_unread(&self) -> bool {
-            false
-        }
-
-        fn unacknowledged(&self) -> Option<u32> {
+    impl InMemory for Full {
+        fn held(&self) -> Option<u32> {
             Some(self.left())
         }
-
-        fn push(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
-            Ok((self.left() == 0).then_some(bytes.len()))
-        }
-
-        fn reset_on_close(&self) {}
     }
 
     /// The kernel takes nothing before a piece of up to 64 KiB has gone, and calls the socket full until a third of it is free.

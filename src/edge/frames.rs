@@ -38,8 +38,8 @@ const END_HEADERS: u8 = 4;
 /// of the gateway's has eight fields or more.
 const STATUS_ALONE: usize = 7;
 
-/// How many streams whose response was written are remembered: more than a connection's in the second in which a reset may show
-/// that its client has not read one.
+/// How many streams whose response was written are remembered: more than a connection answers in the second in which a reset
+/// may show that its client has not read one.
 const ANSWERED: usize = 16 * 1024;
 
 /// IO that follows the frames of an HTTP/2 connection.
@@ -296,8 +296,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::body::Receipt;
-    use crate::edge::deadlines::tests::{activity, limits};
+    use crate::{
+        body::Receipt,
+        edge::deadlines::tests::{activity, limits},
+    };
 
     fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Vec<u8> {
         let head = [&(length as u32).to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes()].concat();

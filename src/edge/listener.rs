@@ -1,9 +1,10 @@
 //! Listening sockets: bound before anything is started or inherited from systemd, and the accept loop.
 //!
-//! What always holds: a listening socket has the longest backlog that the system allows; at most
-//! `limits.connections` connections at a time; a further one for which none makes room is told so (503), counted and
-//! logged; an accept error never ends the loop. The drain waits for the accept loops: when one closes its own socket, every connection that the kernel
-//! has completed is served first, and an inherited socket is left to the next process. This file must not know requests.
+//! What always holds: a listening socket has the longest backlog that the system allows; at most `limits.connections`
+//! connections at a time; a further one for which none makes room is told so (503), counted and logged; an accept error
+//! never ends the loop. The drain waits for the accept loops: when one closes its own socket, every connection that the
+//! kernel has completed is served first, and an inherited socket is left to the next process. This file must not know
+//! requests.
 
 use std::{
     io::{self, Write as _},
@@ -103,7 +104,7 @@ impl Acceptor {
             };
             match accepted {
                 Ok((socket, peer)) => {
-                    let admitted = self.limit.admit_for_others(Some(peer.ip())).await;
+                    let admitted = self.limit.admit_or_make_room(Some(peer.ip())).await;
                     self.take(socket.into_std(), admitted, &mut next);
                 }
                 Err(error) => {

@@ -1,8 +1,9 @@
 //! The memory of a request head, or of a TLS handshake, that is not complete.
 //!
 //! hyper keeps what has come of it, and nobody knows yet whose it is: 10,000 connections with half a head each would take
-//! 600 MB. So a head that is not small claims what it takes, in the share of those who are no service, or of the service whose
-//! request the connection has carried, until it is complete (then `body::claim_head` goes on). Must not know what is in it. Fails with [`MemoryExhausted`].
+//! 600 MB. So a head that is not small claims what it takes, in the share of those who are no service, or of the service
+//! whose request the connection has carried, until it is complete (then `body::claim_head` goes on). Must not know what is
+//! in it. Fails with [`MemoryExhausted`].
 
 use std::sync::Arc;
 

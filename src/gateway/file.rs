@@ -104,8 +104,8 @@ impl Gateway {
 
     /// Reads the configuration file again if it changed since it was last read and is not being written
     /// at the moment; after an error too, only the next change is read. If a disk has not responded, the change is read
-    /// again after a wait, and not before a reading of the configuration that is late has ended. To be called every [`POLL_INTERVAL`]; blocks for a file or two.
-    /// Says whether it did.
+    /// again after a wait, and not before a reading of the configuration that is late has ended. To be called every
+    /// [`POLL_INTERVAL`]; blocks for a file or two. Says whether it did.
     pub fn poll_file(&self) -> bool {
         let Some(file) = self.file.as_deref().filter(|_| self.in_force.load().config.reload.watch) else {
             return false;

@@ -28,7 +28,7 @@ pub struct UpstreamCall {
     /// The data thread whose connections are used.
     pub(super) worker: Arc<Worker>,
     pub account: Arc<Account>,
-    pub(super) operation: Arc<Operation>,
+    pub operation: Arc<Operation>,
     pub(super) request: BufferedRequest,
     /// Index of the service; absent: it is the gateway's own.
     pub(super) service: Option<usize>,
@@ -225,7 +225,7 @@ impl UpstreamCall {
 pub(super) struct Permitted {
     /// Index of the service.
     pub(super) service: usize,
-    pub(super) operation: Arc<Operation>,
+    pub operation: Arc<Operation>,
 }
 
 /// The request of a service.

@@ -7,10 +7,11 @@
 //! by its caller's pace (`streams`), the drain counts a connection from accept to close, and what is refused before its head
 //! was read is counted and logged too (`listener`, `unread`). This room must not know what requests mean.
 
+mod activity;
 mod client_socket;
 pub mod connection;
 pub mod connection_limit;
-pub mod deadlines;
+mod deadlines;
 mod departure;
 mod frames;
 mod heads;

@@ -36,9 +36,10 @@ use tokio::{
 
 use super::{
     Drain,
+    activity::Activity,
     client_socket::ClientSocket,
     connection_limit::{ConnectionStanding, SETTLED},
-    deadlines::{Activity, DeadlineIo},
+    deadlines::DeadlineIo,
     departure::DepartureWatch,
     frames::FollowedIo,
     linger::{await_reset, close, linger, respond},

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{client_socket::ClientSocket, deadlines::Activity, shared_io::SharedIo};
+use super::{activity::Activity, client_socket::ClientSocket, shared_io::SharedIo};
 use crate::deadline::LateTimer;
 
 /// How long a client that has left may keep what its request waits for.

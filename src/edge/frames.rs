@@ -16,7 +16,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::deadlines::Activity;
+use super::activity::Activity;
 
 /// The first bytes of a client (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -298,7 +298,7 @@ mod tests {
     use super::*;
     use crate::{
         body::Receipt,
-        edge::deadlines::tests::{activity, limits},
+        edge::activity::tests::{activity, limits},
     };
 
     fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Vec<u8> {

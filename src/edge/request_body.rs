@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::deadlines::Activity;
+use super::activity::Activity;
 use crate::body::BodyError;
 
 pub(super) struct RequestBody {

@@ -21,7 +21,7 @@ use hyper_util::rt::TokioExecutor;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::deadlines::{Activity, LEAST_RATE, NEVER};
+use super::activity::{Activity, LEAST_RATE, NEVER};
 use crate::{
     body::{Delivery, Receipt},
     deadline::LateTimer,

@@ -8,7 +8,7 @@ use std::{error::Error as StdError, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{deadlines::Activity, heads::RefusedHeads};
+use super::{activity::Activity, heads::RefusedHeads};
 use crate::{outcome::Code, record::Recorder, refusal::Refusal};
 
 /// hyper's response to a head that is too long.

@@ -322,6 +322,11 @@ impl Activity {
         self.closing.store(true, Relaxed);
     }
 
+    /// Whether a response ends the connection.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Relaxed)
+    }
+
     /// Records whether the end of the connection would be taken for that of a response that is not complete.
     pub(super) fn response_is_unended(&self, unended: bool) {
         self.unended.store(unended, Relaxed);

@@ -270,9 +270,10 @@ where
         if standing.is_to_leave() && !activity.is_busy() {
             return Poll::Ready(Ending::MakesRoom);
         }
-        // HTTP/2 has no `Connection: close`. GOAWAY comes while a request is in progress: a client that is just sending
-        // its first could not send it.
-        if context.drain.begun() && !sent_goaway && activity.is_on_http2() && activity.is_busy() {
+        // HTTP/2 has no `Connection: close`. GOAWAY comes with a request in progress or a response: a client that is just
+        // sending its first request could not send it.
+        let serves = activity.is_busy() || activity.is_closing();
+        if context.drain.begun() && !sent_goaway && activity.is_on_http2() && serves {
             sent_goaway = true;
             activity.heads.go_away();
             connection.as_mut().graceful_shutdown();
@@ -403,7 +404,8 @@ impl path::ExchangeGuard for RequestGuard {
     }
 
     fn answered(&mut self, response: ResponseStart) -> Option<Arc<dyn Delivery>> {
-        if response.closes {
+        // Over HTTP/2, GOAWAY follows it.
+        if response.closes || (self.stream.is_some() && self.is_draining()) {
             self.activity.response_closes();
         }
         if !self.has_chunks && response.ends_by.is_some() {

@@ -1,11 +1,11 @@
 //! The tasks of HTTP/2 streams, and the time that a caller has to take its response.
 //!
-//! hyper runs each stream in a task of its own, and polls neither the body nor anything else of it while the peer's
-//! window is closed. So a timer in that task ends the stream (RST_STREAM) when the caller has taken no byte for
-//! `limits.idle`, or is that long behind [`LEAST_RATE`] (what it does not take is memory that others need), or
-//! when a response that is still being received is past its deadline. What always holds: time in which Fastrac is
-//! waited for is not the caller's. An HTTP/1.1 response has its connection to itself, so its deadlines are the
-//! connection's (`deadlines`). This file must not know requests. Never fails.
+//! hyper gives each stream to an executor; one that does not end at once becomes a task of its own. hyper polls neither
+//! the body nor anything else of it while the peer's window is closed. So a timer in that task ends the stream
+//! (RST_STREAM) when the caller has taken no byte for `limits.idle`, or is that long behind [`LEAST_RATE`] (what it does
+//! not take is memory that others need), or when a response that is still being received is past its deadline. What
+//! always holds: time in which Fastrac is waited for is not the caller's. An HTTP/1.1 response has its connection to
+//! itself, so its deadlines are the connection's (`deadlines`). This file must not know requests. Never fails.
 
 use std::{
     pin::pin,
@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use hyper::rt::Executor;
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::activity::{Activity, LEAST_RATE, NEVER};
 use crate::{
     body::{Delivery, Receipt},
+    catch_panic::catch_panic,
     deadline::LateTimer,
     memory::MemoryClaim,
 };
@@ -58,8 +59,14 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
         let opening = self.opening.lock().take();
         let Some(delivery) = opening else { return TokioExecutor::new().execute(stream) };
+        // A response that is there at once is written in this poll of its connection. A task would wait for its turn behind
+        // every task that is ready, and the connection then for another one. Whatever it waits for is asked again by the task.
+        let mut stream = Box::pin(stream);
+        let polled = pin!(catch_panic(stream.as_mut())).poll(&mut Context::from_waker(Waker::noop()));
+        if polled.is_ready() {
+            return;
+        }
         TokioExecutor::new().execute(async move {
-            let mut stream = pin!(stream);
             let mut timer = DeliveryTimer { delivery, timer: None };
             std::future::poll_fn(|cx| match stream.as_mut().poll(cx) {
                 Poll::Ready(()) => Poll::Ready(()),
@@ -162,5 +169,41 @@ impl DeliveryTimer {
             }
             timer.reset(end);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::edge::activity::tests::{activity, limits};
+
+    #[tokio::test]
+    async fn a_response_that_is_there_at_once_waits_for_no_task() {
+        let (executor, activity) = (StreamExecutor::default(), activity(&limits()));
+        let ended = Arc::<AtomicBool>::default();
+        for waits in [false, true] {
+            let ends = ended.clone();
+            executor.open(&activity);
+            executor.execute(async move {
+                if waits {
+                    tokio::task::yield_now().await;
+                }
+                ends.store(true, Relaxed);
+            });
+            assert_eq!(ended.swap(false, Relaxed), !waits);
+        }
+        while !ended.load(Relaxed) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_panics_ends_alone() {
+        let (executor, activity) = (StreamExecutor::default(), activity(&limits()));
+        executor.open(&activity);
+        executor.execute(async { panic!("of a test") });
+        assert!(!activity.has_streams_beyond(0));
     }
 }

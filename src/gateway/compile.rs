@@ -123,12 +123,12 @@ pub(super) fn compile(
     let memory =
         previous.map_or_else(|| Memory::new(config.limits.memory), |previous| previous.snapshot.memory.clone());
     memory.set_limit(config.limits.memory);
-    let credentials = config.services.iter().flat_map(|service| &service.credentials);
-    let digests = credentials.map(|credential| credential.secret_sha256);
+    let credentials = || config.services.iter().flat_map(|service| &service.credentials);
+    let access_keys = credentials().map(|credential| &*credential.access_key);
+    let digests = credentials().map(|credential| credential.secret_sha256);
     let digests = digests.chain(config.admin.tokens.iter().map(|token| token.sha256));
-    let mask =
-        Masker::new(config.log.bodies, &config.log.mask).withholding(live_secrets(&accounts)).recognizing(digests);
-    let mask = Arc::new(mask);
+    let mask = Masker::new(config.log.bodies, &config.log.mask).withholding(live_secrets(&accounts));
+    let mask = Arc::new(mask.recognizing(access_keys, digests));
     let snapshot = Snapshot {
         limits: config.limits.clone(),
         memory_shares: MemoryShares::new(&memory, config.services.iter().map(|service| &*service.name)),

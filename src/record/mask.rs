@@ -37,10 +37,13 @@ const DECODINGS: usize = 3;
 /// Shortest secret that is searched for in encoded form, in bytes, unless the request has presented it.
 const MIN_KNOWN: usize = 16;
 
-/// What of a text is compared with the digests of known secrets; of what it encodes, everything is, or nothing.
+/// What of a text is compared with the digests of known secrets; of what it encodes, more than pairs is all.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Digests {
     Nothing,
+    /// What follows a known access key.
+    Pairs,
+    /// Also words.
     Words,
     /// Also the text as a whole.
     All,
@@ -84,9 +87,14 @@ impl Masker {
         Masker { live, ..self }
     }
 
-    /// The same, and texts that contain a secret with one of these SHA-256 digests are withheld.
-    pub fn recognizing(self, digests: impl IntoIterator<Item = [u8; 32]>) -> Masker {
-        Masker { known: KnownDigests::new(digests), ..self }
+    /// The same, and texts that contain a secret with one of these SHA-256 digests are withheld. `access_keys`: those that
+    /// such secrets belong to.
+    pub fn recognizing<'a>(
+        self,
+        access_keys: impl IntoIterator<Item = &'a str>,
+        digests: impl IntoIterator<Item = [u8; 32]>,
+    ) -> Masker {
+        Masker { known: KnownDigests::new(access_keys, digests), ..self }
     }
 
     /// Whether a text is or contains a secret that the request has presented or that the configuration knows, as it is or
@@ -107,29 +115,38 @@ impl Masker {
     ) -> bool {
         let mut left = MAX_DIGESTS;
         let shortest = presented.shortest().min(MIN_KNOWN);
+        // What is encoded is not shorter.
+        let searched = shortest.min(self.known.shortest_pair());
         let mut holds = |text: &[u8], digests: Digests| {
-            // What is encoded is not shorter.
-            text.len() >= shortest
+            text.len() >= searched
                 && (presented.is_in(text)
                     || match digests {
                         Digests::Nothing => false,
-                        Digests::Words => self.known.any_word_in(text, &mut left),
+                        Digests::Pairs => self.known.any_pair_in(text, &mut left),
+                        Digests::Words => {
+                            self.known.any_pair_in(text, &mut left) || self.known.any_word_in(text, &mut left)
+                        }
                         Digests::All => self.known.any_in(text, &mut left),
                     }
                     || any_encoded(text, shortest, &mut |view| {
                         presented.is_in(view)
                             || self.holds_live_secret(account, view)
-                            || digests != Digests::Nothing && self.known.any_in(view, &mut left)
+                            || match digests {
+                                Digests::Nothing => false,
+                                Digests::Pairs => self.known.any_pair_in(view, &mut left),
+                                Digests::Words | Digests::All => self.known.any_in(view, &mut left),
+                            }
                     }))
         };
-        // Nobody sends Fastrac a secret that it could respond with, but in the request. No secret is a JSON object.
+        // Nobody sends Fastrac a secret that it could respond with, but in the request. No secret is a JSON object. One behind
+        // its access key may have what separates the parts of a target.
         holds(written.request_body, Digests::Words)
             || holds(written.answer_body, Digests::Nothing)
             || written
                 .target
                 .into_iter()
-                .filter(|text| text.len() >= shortest)
-                .any(|text| holds(text, Digests::Nothing) || parts(text).any(|part| holds(part, Digests::All)))
+                .filter(|text| text.len() >= searched)
+                .any(|text| holds(text, Digests::Pairs) || parts(text).any(|part| holds(part, Digests::All)))
     }
 
     /// Whether a text contains a live secret.

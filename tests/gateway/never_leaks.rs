@@ -563,15 +563,18 @@ fn the_exchange_log_shows_no_credential_wherever_it_was_written() {
 fn a_lookup_that_holds_a_credential_is_not_stored() {
     const OWN: &str = "plain-Secret/without+prefix_1";
     const OTHER: &str = "another-Secret_of/a+service";
+    const SHORT: &str = "sh0rt-one=";
     let credential = |number: u8, secret: &str| {
         let digest = hex::encode(Sha256::digest(secret));
         format!("{{ access_key = \"plain-{number}\", secret_sha256 = \"{digest}\" }}")
     };
     let more = format!(
         "[services.plain]\naccount = \"main\"\ncredentials = [{}, {}]\n\
+         [services.short]\naccount = \"main\"\ncredentials = [{}]\n\
          [operations.\"v2.city\"]\nvary = [\"accept-language\"]\n",
         credential(1, OWN),
-        credential(2, OTHER)
+        credential(2, OTHER),
+        credential(3, SHORT)
     );
     let mut gateway = Setup { more: more.leak(), ..Setup::default() }.start();
     let percent = |text: &str| -> String { text.bytes().map(|byte| format!("%{byte:02X}")).collect() };
@@ -590,6 +593,15 @@ fn a_lookup_that_holds_a_credential_is_not_stored() {
     }
     // A secret of its own may be part of another word.
     held.push(city("x=plain-1.plain-Secret/without%2Bprefix_1and-more"));
+    // As a bearer token, or as in Basic form.
+    for pair in [format!("plain-2.{OTHER}"), format!("plain-2:{OTHER}"), format!("plain-3.{SHORT}")] {
+        for form in [pair.clone(), percent(&pair), URL_SAFE_NO_PAD.encode(&pair)] {
+            held.push(city(&format!("x={form}")));
+            held.push(city(&format!("{form}=1")));
+            held.push(search(&format!(r#"{{"x":["my key is {form}."]}}"#)));
+            held.push(city("province_id=31").header("accept-language", &form));
+        }
+    }
     for query in [
         "secret_key=abc",
         "a=1&Access-Token=abc",
@@ -655,6 +667,8 @@ fn the_exchange_log_shows_no_secret_of_a_caller_in_any_encoding() {
         // Only the digest tells what this is.
         requests.push(get(&format!("/region/city?province_id={text}")));
         requests.push(post("/tariff/express", &body).by("shop"));
+        requests.push(get(&format!("/region/city?province_id=plain-1.{text}")).by("shop"));
+        requests.push(post("/tariff/express", &format!(r#"{{"x":["It is plain-1.{text}."]}}"#)).by("shop"));
     }
     for text in encodings(WRONG).into_iter().chain([WRONG.to_owned()]) {
         requests.push(unknown(get(&format!("/region/{}?x={text}", text.replace("%2F", "-")))));

@@ -1,12 +1,16 @@
 //! Secrets that are known when a line is written: those that the request itself has presented, and those that the
 //! configuration knows by their digests.
 //!
-//! A presented secret is searched for anywhere in what the caller wrote; of one that is known by its digest, only whole
-//! words can be recognized. Both are found as they are, percent-encoded, JSON-escaped, in base64 and in hex
-//! ([`any_view`]). Work on digests is bounded by [`MAX_DIGESTS`] for each line: a text with more words that could be
-//! secrets counts as one that contains one. Pure; never fails.
+//! A presented secret is searched for anywhere in what the caller wrote; one that is known by its digest can be recognized
+//! as a whole word, or behind the access key that it belongs to (`access.secret`, `access:secret`). All are found as they are,
+//! percent-encoded, JSON-escaped, in base64 and in hex ([`any_view`]). Work on digests is bounded by [`MAX_DIGESTS`] for each
+//! line: a text with more words that could be secrets counts as one that contains one. Pure; never fails.
 
-use std::{borrow::Cow, cell::Cell, collections::HashSet};
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    collections::{BTreeSet, HashSet},
+};
 
 use base64::{
     Engine as _, alphabet,
@@ -19,7 +23,7 @@ use zeroize::Zeroizing;
 /// Shortest presented secret that is searched for, in bytes: shorter ones occur by chance.
 const MIN_PRESENTED: usize = 8;
 
-/// Shortest and longest word that is compared with the digests, in bytes.
+/// Shortest and longest word that is compared with the digests, in bytes; one behind an access key may be shorter.
 const DIGESTED: std::ops::RangeInclusive<usize> = 16..=256;
 
 /// Words of one line that are compared with the digests.
@@ -89,21 +93,60 @@ impl Presented {
     }
 }
 
-/// Digests of secrets that callers and operators use.
+/// Digests of secrets that callers and operators use, and the access keys of callers.
 #[derive(Default)]
-pub(super) struct KnownDigests(HashSet<[u8; 32]>);
+pub(super) struct KnownDigests {
+    digests: HashSet<[u8; 32]>,
+    access_keys: HashSet<Box<[u8]>>,
+    /// Of the access keys, in bytes, ascending.
+    lengths: Vec<usize>,
+}
 
 impl KnownDigests {
-    pub(super) fn new(digests: impl IntoIterator<Item = [u8; 32]>) -> KnownDigests {
-        KnownDigests(digests.into_iter().collect())
+    pub(super) fn new<'a>(
+        access_keys: impl IntoIterator<Item = &'a str>,
+        digests: impl IntoIterator<Item = [u8; 32]>,
+    ) -> KnownDigests {
+        let access_keys: HashSet<Box<[u8]>> = access_keys.into_iter().map(|key| key.as_bytes().into()).collect();
+        let lengths: BTreeSet<_> = access_keys.iter().map(|key| key.len()).collect();
+        KnownDigests { digests: digests.into_iter().collect(), access_keys, lengths: lengths.into_iter().collect() }
     }
 
-    /// Whether a text, or a word of it, is a secret, as it is. `left`: how many words may still be compared.
+    /// Length of the shortest `access.secret`, in bytes; `usize::MAX`: there is no access key.
+    pub(super) fn shortest_pair(&self) -> usize {
+        self.lengths.first().map_or(usize::MAX, |length| length + 2)
+    }
+
+    /// Whether a text, or a word of it, is a secret, as it is, or it contains an access key with its secret. `left`: how many
+    /// words may still be compared.
     pub(super) fn any_in(&self, text: &[u8], left: &mut usize) -> bool {
-        !self.0.is_empty() && (self.any_word_in(text, left) || self.is(text, left))
+        self.any_pair_in(text, left) || self.any_word_in(text, left) || self.is(text, left)
     }
 
-    /// The same of a text that is no secret as a whole.
+    /// Whether a text contains an access key and, after a `.` (as in `Bearer`) or a `:` (as in `Basic`), a secret of any
+    /// length.
+    pub(super) fn any_pair_in(&self, text: &[u8], left: &mut usize) -> bool {
+        memchr::memchr2_iter(b'.', b':', text)
+            .any(|at| self.ends_with_access_key(&text[..at]) && self.begins_with_secret(&text[at + 1..], left))
+    }
+
+    fn ends_with_access_key(&self, text: &[u8]) -> bool {
+        // After most colons of JSON there is none: a quote comes before.
+        text.last().is_some_and(|last| last.is_ascii_alphanumeric() || b"-_".contains(last))
+            && self.lengths.iter().any(|length| {
+                text.len().checked_sub(*length).is_some_and(|start| self.access_keys.contains(&text[start..]))
+            })
+    }
+
+    /// A secret may have any visible character: it can end before each that is neither a letter nor a digit.
+    fn begins_with_secret(&self, text: &[u8], left: &mut usize) -> bool {
+        let visible = text.iter().take(*DIGESTED.end()).take_while(|byte| byte.is_ascii_graphic()).count();
+        (1..=visible)
+            .filter(|end| !text.get(*end).is_some_and(u8::is_ascii_alphanumeric))
+            .any(|end| self.is_digested(&text[..end], left))
+    }
+
+    /// Whether a word of a text that is no secret as a whole is one.
     pub(super) fn any_word_in(&self, text: &[u8], left: &mut usize) -> bool {
         // A word, or what it assigns, which is shorter.
         let mut is_word = |word: &[u8]| {
@@ -112,16 +155,20 @@ impl KnownDigests {
                 && (word.len() < text.len() && self.is(word, left)
                     || assigned().is_some_and(|(_, value)| self.is(value, left)))
         };
-        !self.0.is_empty() && text.split(|byte| SEPARATORS[usize::from(*byte)]).any(&mut is_word)
+        !self.digests.is_empty() && text.split(|byte| SEPARATORS[usize::from(*byte)]).any(&mut is_word)
     }
 
     fn is(&self, word: &[u8], left: &mut usize) -> bool {
         // What is sent in a header is visible; what is decoded by chance is not.
-        if !DIGESTED.contains(&word.len()) || !word.iter().all(u8::is_ascii_graphic) {
+        DIGESTED.contains(&word.len()) && word.iter().all(u8::is_ascii_graphic) && self.is_digested(word, left)
+    }
+
+    fn is_digested(&self, word: &[u8], left: &mut usize) -> bool {
+        if self.digests.is_empty() {
             return false;
         }
         *left = left.saturating_sub(1);
-        *left == 0 || self.0.contains::<[u8; 32]>(&Sha256::digest(word).into())
+        *left == 0 || self.digests.contains::<[u8; 32]>(&Sha256::digest(word).into())
     }
 }
 

@@ -22,7 +22,7 @@ fn presented(name: &'static str, value: &str) -> Presented {
 
 fn masker(secrets: &[&str]) -> Masker {
     let digests = secrets.iter().map(|secret| Sha256::digest(secret).into());
-    Masker::new(LogBodies::Masked, &[]).recognizing(digests)
+    Masker::new(LogBodies::Masked, &[]).recognizing(["key-1", "k"], digests)
 }
 
 /// Whether what a caller wrote is withheld.
@@ -100,12 +100,44 @@ fn a_secret_that_is_known_by_its_digest_is_found_as_a_word() {
     assert!(!found("/region/sub_district/a-segment-of-24-bytes", r#"{"id":"0193b5a2-7c1e-7000-8000-000000000000"}"#));
 }
 
+/// As a bearer token, or in Basic form, also if it is shorter than what is compared as a word, or has what separates words.
+#[test]
+fn a_secret_that_is_known_by_its_digest_is_found_behind_its_access_key() {
+    for secret in [SECRET, "sh0rt", "a;b&c=d", "x"] {
+        let masker = masker(&[secret]);
+        let found = |uri: &str, body: &str| withheld(&masker, &Presented::default(), uri, body);
+        for pair in [format!("key-1.{secret}"), format!("key-1:{secret}"), format!("Bearer%20key-1.{secret}")] {
+            for text in [pair.clone(), percent(&pair), percent(&percent(&pair)), pair.replace('.', "%2e")] {
+                for uri in [format!("/a/{text}/b"), format!("/a?x={text}"), format!("/a?{text}"), format!("/{text}.x")]
+                {
+                    assert!(found(&uri, ""), "{uri}");
+                }
+                for text in [text.clone(), text.replace('/', "\\/"), escaped(&text)] {
+                    assert!(found("/a", &format!(r#"{{"x":["It is '{text}'."]}}"#)), "{text}");
+                    assert!(found("/a", &format!(r#"{{"x":"my-{text}"}}"#)), "{text}");
+                }
+            }
+            if pair.len() >= 16 {
+                for text in encodings(&pair) {
+                    assert!(found(&format!("/a?x={text}"), ""), "{text}");
+                }
+            }
+        }
+        for other in ["key-1.", "key-1.y", "key-2.x", "key-1", "key-1: x", "key-1.xy", "1.5"] {
+            assert!(!found(&format!("/{other}?x={other}"), &format!(r#"{{"{other}":"{other}"}}"#)), "{other}");
+        }
+    }
+}
+
 #[test]
 fn the_work_on_digests_is_bounded_and_what_is_beyond_it_is_withheld() {
     let words = |count: usize| format!("[{}]", vec![r#""a-word-of-16-byte""#; count].join(","));
     let found = |text: &str| withheld(&masker(&[SECRET]), &Presented::default(), "/", text);
     assert!(!found(&words(MAX_DIGESTS / 2)));
     assert!(found(&words(MAX_DIGESTS + 1)));
+    // None of these could be one.
+    assert!(!found(&format!("[{}]", vec![r#"{"key-1":1.5,"k":"a.b","c":"k. l: m"}"#; MAX_DIGESTS].join(","))));
+    assert!(!found(&"key-1.".repeat(10)) && found(&format!("[\"{}\"]", "key-1.".repeat(2 * MAX_DIGESTS))));
 }
 
 proptest! {

@@ -7,6 +7,7 @@
 //! Fails with [`BodyError`].
 
 use std::{
+    convert::Infallible,
     fmt,
     future::{Future, poll_fn},
     io,
@@ -56,9 +57,21 @@ pub enum BodyError {
     TooSlow,
     #[error(transparent)]
     NoMemory(#[from] MemoryExhausted),
+    /// Its connection is to make room for another one.
+    #[error(
+        "The gateway has as many connections as `limits.connections` allows, and this one was waiting for the rest of the \
+         request's body; try again in 1 s, and send the body without pauses"
+    )]
+    MakesRoom,
     /// The connection was lost, or the framing is wrong.
     #[error("the request's body could not be read: send it again, whole and with correct framing")]
     Broken,
+}
+
+impl From<Infallible> for BodyError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
 }
 
 /// Heads up to this size are part of what every waiting request claims ([`memory::REQUEST`](crate::memory::REQUEST)), in bytes.
@@ -96,7 +109,7 @@ pub async fn collect<B>(
     memory: impl FnOnce() -> MemoryAllowance,
 ) -> Result<Bytes, BodyError>
 where
-    B: HttpBody<Data = Bytes> + Unpin,
+    B: HttpBody<Data = Bytes, Error: Into<BodyError>> + Unpin,
 {
     if body.is_end_stream() {
         return Ok(Bytes::new());
@@ -118,10 +131,10 @@ where
 
 async fn read<B>(mut body: B, limit: usize, mut buffer: ClaimedBuffer) -> Result<Bytes, BodyError>
 where
-    B: HttpBody<Data = Bytes> + Unpin,
+    B: HttpBody<Data = Bytes, Error: Into<BodyError>> + Unpin,
 {
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(Into::into)?.into_data() else { continue };
         if buffer.length() + data.len() > limit {
             return Err(BodyError::TooLarge(limit));
         }
@@ -379,9 +392,9 @@ mod tests {
 
     impl HttpBody for Pieces<'_> {
         type Data = Bytes;
-        type Error = io::Error;
+        type Error = Infallible;
 
-        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             Poll::Ready(self.0.next().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))))
         }
     }
@@ -447,9 +460,9 @@ mod tests {
 
     impl HttpBody for Never {
         type Data = Bytes;
-        type Error = io::Error;
+        type Error = Infallible;
 
-        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             Poll::Pending
         }
     }

@@ -43,7 +43,7 @@ pub use fill::{RefreshResult, refresh};
 pub use serve::{Arrival, ConnectionClose, ExchangeGuard, ResponseStart, serve};
 
 use crate::{
-    body::{self, BufferedRequest},
+    body::{self, BodyError, BufferedRequest},
     catalog::target,
     refusal::Refusal,
     reply::Reply,
@@ -55,7 +55,7 @@ use lookup::Unanswered;
 /// The list. [`serve()`] opens the record before it and ties it to the response after it.
 async fn forward<B>(x: &mut Exchange, head: Parts, body: B) -> Result<Reply, Refusal>
 where
-    B: HttpBody<Data = Bytes> + Unpin,
+    B: HttpBody<Data = Bytes, Error: Into<BodyError>> + Unpin,
 {
     let snapshot = x.snapshot.clone();
     // 1 who is calling; noted first, so that the service finds in its log also what is refused for its form

@@ -21,17 +21,23 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{connection_limit::ConnectionStanding, heads::Heads, receipts::Receipts};
+use super::{
+    connection_limit::{ConnectionStanding, ConnectionUse},
+    heads::Heads,
+    receipts::Receipts,
+};
 use crate::{config::LimitsConfig, deadline::ARRIVED_WITHIN};
 
 /// What a connection is doing. Shared by its IO and its requests, all of which run in one thread.
 pub(super) struct Activity {
-    standing: Arc<ConnectionStanding>,
+    pub(super) standing: Arc<ConnectionStanding>,
     opened: Instant,
     pub(super) idle: Duration,
     header_read: Duration,
     /// Requests in progress: until their response was handed to hyper, or given up.
     busy: AtomicUsize,
+    /// Those of them whose body is still being received.
+    receiving: AtomicUsize,
     /// Whether a request head has begun and is not complete.
     in_head: AtomicBool,
     /// There was no memory for the rest of the head in progress.
@@ -101,6 +107,7 @@ impl Activity {
             idle,
             header_read,
             busy: AtomicUsize::new(0),
+            receiving: AtomicUsize::new(0),
             in_head: AtomicBool::new(false),
             head_refused: AtomicBool::new(false),
             requested: AtomicBool::new(false),
@@ -215,7 +222,10 @@ impl Activity {
     /// Records that a request head was passed on, and returns the time of its first byte.
     pub(super) fn request_began(&self, is_bodiless: bool) -> Instant {
         self.busy.fetch_add(1, Relaxed);
-        self.standing.busy_begins();
+        if !is_bodiless {
+            self.receiving.fetch_add(1, Relaxed);
+        }
+        self.note_use();
         self.framing.store(0, Relaxed);
         self.is_bodiless.store(is_bodiless, Relaxed);
         self.requested.store(true, Relaxed);
@@ -226,6 +236,22 @@ impl Activity {
             return self.instant_of(self.request_began.load(Relaxed));
         }
         if self.in_head.swap(false, Relaxed) { self.instant_of(self.head_began.load(Relaxed)) } else { Instant::now() }
+    }
+
+    /// Records that the body of a request has come whole, or that no more of it is awaited: the request ends then.
+    pub(super) fn body_ended(&self, whole: bool) {
+        self.receiving.fetch_sub(1, Relaxed);
+        if whole {
+            self.note_use();
+        }
+    }
+
+    fn note_use(&self) {
+        self.standing.is_used(match self.busy.load(Relaxed) {
+            0 => ConnectionUse::Idle,
+            busy if busy <= self.receiving.load(Relaxed) => ConnectionUse::Receiving,
+            _ => ConnectionUse::Busy,
+        });
     }
 
     /// Records that the client has sent the whole preface of HTTP/2, which counts as a head until then.
@@ -292,9 +318,7 @@ impl Activity {
             self.beside.store(self.beside.load(Relaxed).saturating_sub(self.each), Relaxed);
         }
         let in_progress = self.busy.fetch_sub(1, Relaxed);
-        if in_progress == 1 {
-            self.standing.idle_begins();
-        }
+        self.note_use();
         match in_progress {
             1 if is_http2 => self.idle_begins(),
             1 => self.ends_in(self.idle),

@@ -139,8 +139,7 @@ impl Context {
         let guard =
             RequestGuard { activity: activity.clone(), closing: self.drain.closing.clone(), stream, has_chunks };
         let arrival = Arrival { began, close, client, guard };
-        let request =
-            request.map(|body| RequestBody { incoming: body, must_see_end: http2, activity: activity.clone() });
+        let request = request.map(|body| RequestBody::new(body, http2, activity.clone()));
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
     }
 }
@@ -246,7 +245,7 @@ async fn refuse_head<S: AsyncRead + AsyncWrite + Unpin>(io: S, context: &Context
 /// Why a connection is not simply polled any more.
 enum Ending<T> {
     Ended(T),
-    /// There are as many connections as may be, and it is a stranger's, or was idle.
+    /// There are as many connections as may be, and this one was told to leave.
     MakesRoom,
     Drains,
 }
@@ -261,7 +260,7 @@ where
     let activity = &*watch.activity.clone();
     let mut connection = std::pin::pin!(connection);
     let mut stopped = std::pin::pin!(context.drain.stop.cancelled());
-    let mut told = std::pin::pin!(standing.told());
+    let (mut told, mut times_told) = (std::pin::pin!(standing.told()), 0);
     let (mut registered, mut sent_goaway) = (false, false);
     let ended = std::future::poll_fn(|cx| {
         if let Poll::Ready(ended) = poll(connection.as_mut(), context, &mut watch, cx) {
@@ -283,8 +282,12 @@ where
         }
         // The first poll registers the waker; afterwards checking the flags is enough, and cheaper.
         let registered = std::mem::replace(&mut registered, true);
-        if !registered && told.as_mut().poll(cx).is_ready() {
-            cx.waker().wake_by_ref();
+        if !registered || times_told != standing.times_told() {
+            times_told = standing.times_told();
+            while told.as_mut().poll(cx).is_ready() {
+                told.set(standing.told());
+                cx.waker().wake_by_ref();
+            }
         }
         if registered && !context.drain.stopped() {
             return Poll::Pending;
@@ -395,8 +398,8 @@ struct RequestGuard {
 }
 
 impl path::ExchangeGuard for RequestGuard {
-    fn is_draining(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
+    fn is_ending(&self) -> bool {
+        self.closing.load(Ordering::Relaxed) || self.activity.standing.is_to_leave()
     }
 
     fn is_crowded(&self) -> bool {
@@ -405,7 +408,7 @@ impl path::ExchangeGuard for RequestGuard {
 
     fn answered(&mut self, response: ResponseStart) -> Option<Arc<dyn Delivery>> {
         // Over HTTP/2, GOAWAY follows it.
-        if response.closes || (self.stream.is_some() && self.is_draining()) {
+        if response.closes || (self.stream.is_some() && self.is_ending()) {
             self.activity.response_closes();
         }
         if !self.has_chunks && response.ends_by.is_some() {

@@ -2,12 +2,13 @@
 //!
 //! Over HTTP/2, hyper takes a stream that its client resets with NO_ERROR for the end of the body, which is right for a
 //! response (RFC 9113, section 8.1) and wrong for a request: only END_STREAM ends one. Such a body fails, as one that is
-//! reset with any other code does. Must not know what the bytes mean.
+//! reset with any other code does, and as one whose connection is to make room for another one (`connection_limit`). Must not
+//! know what the bytes mean.
 
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -18,11 +19,46 @@ use super::activity::Activity;
 use crate::body::BodyError;
 
 pub(super) struct RequestBody {
-    pub(super) incoming: Incoming,
+    incoming: Incoming,
     /// Over HTTP/2. Over HTTP/1.1, hyper reports a body that is cut off.
-    pub(super) must_see_end: bool,
-    /// Told of each piece.
-    pub(super) activity: Arc<Activity>,
+    must_see_end: bool,
+    /// Told of each piece, and of the end.
+    activity: Arc<Activity>,
+    is_being_received: bool,
+    /// Completes when the connection is told to make room. Made when the body is first waited for: most come with the head.
+    told: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl RequestBody {
+    /// Of a request of which the activity knows.
+    pub(super) fn new(incoming: Incoming, must_see_end: bool, activity: Arc<Activity>) -> Self {
+        let is_being_received = !incoming.is_end_stream();
+        RequestBody { incoming, must_see_end, activity, is_being_received, told: None }
+    }
+
+    fn ended(&mut self, whole: bool) {
+        self.told = None;
+        if std::mem::take(&mut self.is_being_received) {
+            self.activity.body_ended(whole);
+        }
+    }
+
+    /// Whether it is given up, if it has to be waited for.
+    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let standing = &self.activity.standing;
+        loop {
+            let told = self.told.get_or_insert_with(|| {
+                let standing = standing.clone();
+                Box::pin(async move { standing.told().await })
+            });
+            let polled = told.as_mut().poll(cx);
+            if standing.gives_bodies_up() {
+                return Poll::Ready(());
+            }
+            std::task::ready!(polled);
+            self.told = None;
+        }
+    }
 }
 
 impl Body for RequestBody {
@@ -30,14 +66,21 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            Some(frame) => {
+        let polled = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => match self.poll_given_up(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(()) => Some(Err(BodyError::MakesRoom)),
+            },
+            Poll::Ready(Some(Ok(frame))) => {
                 self.activity.piece_came();
-                Poll::Ready(Some(frame.map_err(|_| BodyError::Broken)))
+                return Poll::Ready(Some(Ok(frame)));
             }
-            None if self.must_see_end && !self.incoming.is_end_stream() => Poll::Ready(Some(Err(BodyError::Broken))),
-            None => Poll::Ready(None),
-        }
+            Poll::Ready(Some(Err(_))) => Some(Err(BodyError::Broken)),
+            Poll::Ready(None) if self.must_see_end && !self.incoming.is_end_stream() => Some(Err(BodyError::Broken)),
+            Poll::Ready(None) => None,
+        };
+        self.ended(polled.is_none());
+        Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -46,5 +89,11 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.ended(false);
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{Exchange, forward};
 use crate::{
-    body::{Body, BodyEnd, Delivery, Receipt},
+    body::{Body, BodyEnd, BodyError, Delivery, Receipt},
     cache::validator::IfNoneMatch,
     caller::Client,
     catch_panic::{Panicked, catch_panic},
@@ -43,7 +43,8 @@ pub enum ConnectionClose {
     /// Never: the connection is shared with other requests (HTTP/2).
     Never,
     /// If the request could not be read completely, or was refused because of its form: what follows it on the
-    /// connection may not be what it seems (RFC 9112, sections 9.3 and 9.6). Or if the gateway is draining.
+    /// connection may not be what it seems (RFC 9112, sections 9.3 and 9.6). Or if the connection ends anyway
+    /// ([`ExchangeGuard::is_ending`]).
     IfUnreadable,
     /// The same, or if only that says where the response ends: it is still being received, and has no length (HTTP/1.0).
     IfUnreadableOrUnended,
@@ -51,8 +52,8 @@ pub enum ConnectionClose {
 
 /// Follows the progress of an exchange, for its connection.
 pub trait ExchangeGuard: Send {
-    /// Whether the gateway is draining, so that the response ends the connection.
-    fn is_draining(&self) -> bool {
+    /// Whether a response ends its connection, because the gateway is draining or others need its place.
+    fn is_ending(&self) -> bool {
         false
     }
 
@@ -92,7 +93,7 @@ pub fn serve<B, G>(
     arrival: Arrival<G>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>>
 where
-    B: HttpBody<Data = Bytes> + Unpin,
+    B: HttpBody<Data = Bytes, Error: Into<BodyError>> + Unpin,
     G: ExchangeGuard + 'static,
 {
     let (head, body) = request.into_parts();
@@ -128,9 +129,9 @@ fn respond<G: ExchangeGuard + 'static>(
     let shared_connection = close == ConnectionClose::Never;
     let close = match close {
         ConnectionClose::Never => false,
-        // Asked now and not when the request began: the drain may have begun meanwhile.
-        ConnectionClose::IfUnreadable => unreadable || finish.guard.is_draining(),
-        ConnectionClose::IfUnreadableOrUnended => unreadable || unended || finish.guard.is_draining(),
+        // Asked now and not when the request began: that may have changed meanwhile.
+        ConnectionClose::IfUnreadable => unreadable || finish.guard.is_ending(),
+        ConnectionClose::IfUnreadableOrUnended => unreadable || unended || finish.guard.is_ending(),
     };
     let now = Instant::now();
     x.finish(&outcome, now);

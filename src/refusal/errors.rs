@@ -68,6 +68,9 @@ impl From<BodyError> for Refusal {
             BodyError::TooLarge(_) => Code::RequestTooLarge,
             BodyError::TooSlow => Code::RequestTimeout,
             BodyError::NoMemory(exhausted) => return exhausted.into(),
+            BodyError::MakesRoom => {
+                return Refusal::new(Code::GatewayOverloaded, error.to_string()).retry_after(Duration::from_secs(1));
+            }
             BodyError::Broken => Code::RequestMalformed,
         };
         Refusal::new(code, error.to_string())

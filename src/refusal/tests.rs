@@ -152,6 +152,7 @@ fn every_message_says_what_to_do_next() {
         Misaddressed::NoPath.into(),
         BodyError::TooLarge(7).into(),
         BodyError::TooSlow.into(),
+        BodyError::MakesRoom.into(),
         BodyError::Broken.into(),
         full.into(),
         MemoryExhausted::ShareUsed.into(),

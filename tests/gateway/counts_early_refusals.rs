@@ -13,7 +13,8 @@ use crate::{
     authority::Authority,
     client::{Connection, get, post, request},
     hostile::frames::{
-        CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, block, frame,
+        CONTINUATION, END_HEADERS, END_STREAM, Event, FrameConnection, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS,
+        block, frame, request_frames,
     },
     passes_responses_unchanged::Certificates,
     refuses_clearly::before_a_request,
@@ -113,6 +114,72 @@ fn idle_connections_of_the_service_that_has_most_make_room() {
     std::thread::sleep(Duration::from_millis(5_100));
     let mut callers: Vec<_> = (0..2).map(|_| gateway.connect()).collect();
     assert!(callers.iter_mut().all(|caller| caller.send(&lookup).status == 200));
+}
+
+/// An HTTP/2 connection with the frames of these requests.
+fn over_http2(gateway: &TestGateway, requests: &[Vec<u8>]) -> FrameConnection {
+    let mut connection = FrameConnection::open(gateway.data);
+    connection.write(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &requests.concat()].concat());
+    connection
+}
+
+/// What comes until this event has come.
+fn events_until(connection: &FrameConnection, last: Event) -> Vec<Event> {
+    let (mut events, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(10));
+    while events.last() != Some(&last) {
+        events.push(connection.next(deadline).unwrap_or_else(|| panic!("no {last:?} after {events:?}")));
+    }
+    events
+}
+
+/// Until they have acknowledged that they end, new callers got 503.
+#[test]
+fn idle_http2_connections_that_take_no_goaway_make_room_at_once() {
+    let gateway = Setup { limits: "connections = 8", ..Setup::default() }.start();
+    let lookup = get("/courier/all").by("shop");
+    let idle: Vec<_> = (0..8).map(|_| over_http2(&gateway, &[request_frames(1, &lookup)])).collect();
+    idle.iter().for_each(|connection| drop(events_until(connection, Event::Status(1, 200))));
+    std::thread::sleep(Duration::from_millis(5_100));
+    assert_eq!(gateway.connect().send(&lookup).status, 200);
+}
+
+/// One service's uploads that did not end kept all others out, for `limits.request`.
+#[test]
+fn uploads_that_do_not_end_make_room() {
+    let services = &[("other", "allow = [\"lookup\"]")];
+    let gateway = Setup { limits: "connections = 2", services, ..Setup::default() }.start();
+    let order = post("/order/express", &"x".repeat(100)).by("shop").bytes();
+    let mut upload = gateway.connect();
+    upload.write(&order[..order.len() - 1]);
+    std::thread::sleep(Duration::from_millis(100));
+    let streams = [1, 3].map(|stream| {
+        let head = request("POST", "/order/express").by("shop").header("content-length", "100");
+        let mut head = request_frames(stream, &head);
+        head[4] &= !END_STREAM;
+        head
+    });
+    let uploads = over_http2(&gateway, &streams);
+    let lookup = get("/courier/all").by("other");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(gateway.connect().read_response("GET").expect("a response").status, 503, "they have just begun");
+    std::thread::sleep(Duration::from_millis(5_000));
+    let mut caller = gateway.connect();
+    assert_eq!(caller.send(&lookup).status, 200);
+    let shed = upload.read_response("POST").expect("a response");
+    assert_eq!((shed.status, shed.code().as_str(), shed.sent()), (503, "gateway.overloaded", "no"));
+    before_a_request(&shed);
+    let line = gateway.line(shed.header("x-request-id").expect("an id"));
+    assert_eq!(
+        (&line["service"], &line["outcome"], &line["attempts"]),
+        (&json!("shop"), &json!("overloaded"), &json!(0))
+    );
+    drop(upload);
+    until("it has ended", || gateway.metric("client_connections", &[]) == 2.0);
+    assert_eq!(gateway.connect().send(&lookup).status, 200);
+    let events = events_until(&uploads, Event::Closed);
+    assert!(events.contains(&Event::Status(1, 503)) && events.contains(&Event::End(3)), "{events:?}");
+    assert_eq!(gateway.metric("requests_total", &[("service", "shop"), ("outcome", "overloaded")]), 3.0);
+    assert!(gateway.received().iter().all(|entry| entry.uri.path() == "/courier/all"));
 }
 
 #[test]

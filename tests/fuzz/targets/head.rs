@@ -6,7 +6,7 @@ use std::{convert::Infallible, path::Path, sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 use fastrac_gateway::{
-    body::{BufferedRequest, collect},
+    body::{BodyError, BufferedRequest, collect},
     caller::Callers,
     catalog::{Catalog, Operation, target::target},
     config::{
@@ -18,7 +18,7 @@ use fastrac_gateway::{
     upstream::rewrite,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, request::Parts};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use sha2::{Digest as _, Sha256};
@@ -114,7 +114,7 @@ async fn cross(head: Parts, body: Incoming, data: &[u8]) -> Option<()> {
     rooms.catalog.permit(service, operation).ok()?;
     let memory = || Memory::new(1 << 20).share(None).allowance(Priority::Normal);
     let deadline = Deadline::after(Instant::now(), Duration::from_secs(30));
-    let body = collect(body, 64 * 1024, deadline, memory).await.ok()?;
+    let body = collect(body.map_err(|_| BodyError::Broken), 64 * 1024, deadline, memory).await.ok()?;
     let asked = BufferedRequest { method: head.method, target: path_and_query, headers: head.headers, body };
     let sent = rewrite::request(&asked, operation, &rooms.endpoint);
     let (method, target, headers, body) = sent.seen();

@@ -83,7 +83,7 @@ fn text(bytes: &mut Vec<u8>, text: &[u8]) {
 
 /// An event of a stream or of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// Status of a response.
     Status(u32, u16),
     Reset(u32),
@@ -95,13 +95,13 @@ pub(super) enum Event {
 }
 
 /// A connection whose frames are read by a background thread.
-pub(super) struct FrameConnection {
+pub(crate) struct FrameConnection {
     stream: TcpStream,
     events: Receiver<Event>,
 }
 
 impl FrameConnection {
-    pub(super) fn open(addr: SocketAddr) -> FrameConnection {
+    pub(crate) fn open(addr: SocketAddr) -> FrameConnection {
         let stream = TcpStream::connect(addr).expect("connected");
         stream.set_nodelay(true).expect("set");
         // The peer may have closed already; its frames can still be read.
@@ -124,12 +124,12 @@ impl FrameConnection {
         FrameConnection { stream, events }
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
 
     /// The next event; `None` if none comes in time.
-    pub(super) fn next(&self, until: Instant) -> Option<Event> {
+    pub(crate) fn next(&self, until: Instant) -> Option<Event> {
         match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Disconnected) => Some(Event::Closed),

@@ -5,8 +5,8 @@
 //! hold as much as it leaves free of that part, so that there is room for others however many hold all they may (the
 //! rule of "dynamic thresholds" for the buffers of a switch; Choudhury and Hahne, 1998); a claim goes back when its
 //! bytes are freed, whatever ends the request. Two things may exceed the limit: the response to an order, which must be
-//! read because nobody can ask for it again (it is not sent while its service may claim nothing, so these are the
-//! responses of orders in flight), and stored responses that left the cache while callers still read them. A
+//! read because nobody can ask for it again (it is not sent while its service may claim nothing, and a long one waits for room, for
+//! a while, before more of it is read), and stored responses that left the cache while callers still read them. A
 //! claim is an addition to two shared counters. Must not know requests. Fails with [`MemoryExhausted`], without
 //! waiting.
 
@@ -19,10 +19,12 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, timeout_at};
 
 pub use buffer::ClaimedBuffer;
 pub use share::{MemoryShare, MemoryShares};
@@ -40,6 +42,9 @@ const fn part_of(priority: Priority) -> usize {
 
 /// Most responses of Fastrac's are shorter, in bytes.
 const SHORT_RESPONSE: usize = 16 * 1024;
+
+/// How often the first that waits for room looks whether there is some.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What a waiting request takes, in bytes: a small head, its record, its futures, its HTTP/2 stream. A response that its caller
 /// does not take holds as much.
@@ -155,9 +160,29 @@ impl MemoryAllowance {
         Ok(claim)
     }
 
+    /// Claims room for bytes that must be read, whatever is claimed already; but waits for room first, up to `until`: after those
+    /// of the same service that wait, and until it has room or nothing that has waited like this.
+    pub async fn claim_in_turn(&self, bytes: usize, until: Instant) -> MemoryClaim {
+        let room = async {
+            let _turn = self.share.turn.lock().await;
+            // Whoever gives bytes back tells nobody: that would cost all of them.
+            while self.check(bytes).is_err() && Arc::strong_count(&self.share.waited) > 1 {
+                sleep(LOOK).await;
+            }
+            self.claim_forced(bytes)
+        };
+        timeout_at(until, room).await.unwrap_or_else(|_| self.claim_forced(bytes))
+    }
+
+    fn claim_forced(&self, bytes: usize) -> MemoryClaim {
+        self.share.add(bytes);
+        let allowance = self.clone().unlimited();
+        MemoryClaim { allowance, bytes, _waited: Some(self.share.waited.clone()) }
+    }
+
     /// A claim for nothing yet.
     pub(crate) fn begin(self) -> MemoryClaim {
-        MemoryClaim { allowance: self, bytes: 0 }
+        MemoryClaim { allowance: self, bytes: 0, _waited: None }
     }
 }
 
@@ -167,6 +192,8 @@ impl MemoryAllowance {
 pub struct MemoryClaim {
     allowance: MemoryAllowance,
     bytes: usize,
+    /// Of one that has waited for its turn, as long as it is held.
+    _waited: Option<Arc<()>>,
 }
 
 impl MemoryClaim {
@@ -338,6 +365,37 @@ mod tests {
         // Nothing comes back to it before it holds less than it would leave free.
         drop((held, more));
         assert_eq!((greedy.check(400), memory.used()), (Ok(()), 0));
+    }
+
+    /// All of them were read at once.
+    #[tokio::test(start_paused = true)]
+    #[allow(clippy::disallowed_methods, reason = "tasks of a test")]
+    async fn what_must_be_read_waits_for_room_in_turn_but_not_for_ever() {
+        let memory = Memory::new(1000);
+        let [one, other] = ["one", "other"].map(|name| memory.share(Some(name)).allowance(Priority::High));
+        let (began, until) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        // More than there will ever be.
+        let first = one.claim_in_turn(2000, until).await;
+        let third = tokio::spawn({
+            let one = one.clone();
+            async move { one.claim_in_turn(400, until).await }
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let fourth = tokio::spawn({
+            let one = one.clone();
+            async move { one.claim_in_turn(300, until).await }
+        });
+        // Those of others do not wait for them; this one has none.
+        let second = other.claim_in_turn(10, until).await;
+        assert_eq!((began.elapsed(), memory.used()), (Duration::from_millis(100), 2010));
+        drop(first);
+        let third = third.await.unwrap();
+        assert!(began.elapsed() <= Duration::from_millis(100) + LOOK);
+        assert_eq!(memory.used(), 410);
+        let fourth = fourth.await.unwrap();
+        assert_eq!((until.elapsed(), memory.used()), (Duration::ZERO, 710), "it is read all the same");
+        drop((second, third, fourth));
+        assert_eq!(memory.used(), 0);
     }
 
     #[test]

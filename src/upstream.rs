@@ -71,9 +71,24 @@ pub struct Bounds {
     pub may_stream: bool,
     /// For what is read of the response.
     pub memory: MemoryAllowance,
-    /// It must never be executed twice, so that nobody but this function may send it again.
+    /// It must never be executed twice, so that nobody but this function may send it again, and its response is read, whatever
+    /// is claimed already.
     pub is_order: bool,
 }
+
+impl Bounds {
+    /// How long a long response to an order waits for room: half of its time at most, so that it can be read in the rest.
+    fn room_until(&self) -> Instant {
+        let now = Instant::now();
+        now + (self.deadline.saturating_duration_since(now) / 2).min(LONGEST_WAIT_FOR_ROOM)
+    }
+}
+
+/// Responses to orders up to this size are read at once, in bytes.
+const LONG: usize = 256 * 1024;
+
+/// How long one that is longer waits for room at most: Fastrac might not wait longer until more of it is taken.
+const LONGEST_WAIT_FOR_ROOM: Duration = Duration::from_secs(10);
 
 /// Least wait that the caller of a throttled request is told.
 pub(crate) const THROTTLED: Duration = Duration::from_secs(1);
@@ -355,10 +370,18 @@ async fn read(response: Incomplete<'_>, head: http::Response<Incoming>) -> Resul
     }
     let whole_up_to = if bounds.may_stream { bounds.buffer.min(bounds.body) } else { bounds.body };
     let declared = incoming.size_hint().lower().min(whole_up_to as u64) as usize;
-    let mut buffer = ClaimedBuffer::new(bounds.memory, declared)?;
+    let memory = if bounds.is_order { bounds.memory.clone().unlimited() } else { bounds.memory.clone() };
+    let mut buffer = ClaimedBuffer::new(memory, declared)?;
+    let mut has_waited = !bounds.is_order;
     loop {
         if incoming.is_end_stream() {
             break;
+        }
+        if !has_waited && declared.max(buffer.length()) > LONG {
+            has_waited = true;
+            let most = if declared > 0 { declared } else { whole_up_to };
+            // On the heap: few responses are so long.
+            buffer.claimed(Box::pin(bounds.memory.claim_in_turn(most, bounds.room_until())).await);
         }
         let frame = connection.frame(&mut incoming).await.map_err(|DeadlineExceeded| Failure::Timeout)?;
         let Some(frame) = frame else { break };

@@ -111,7 +111,7 @@ impl Rows {
     fn apply(&mut self, batch: &WriteBatch) {
         for (key, row) in batch.changes() {
             match row {
-                Some(row) => drop(self.0.insert(key.to_owned(), row.to_owned())),
+                Some(row) => drop(self.0.insert(key.to_owned(), row.into_owned())),
                 None => drop(self.0.remove(key)),
             }
         }

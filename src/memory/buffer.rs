@@ -37,6 +37,14 @@ impl ClaimedBuffer {
         self.first.len().max(self.all.len())
     }
 
+    /// Replaces the claim by one for so many bytes as it will have at most.
+    pub fn claimed(&mut self, claim: MemoryClaim) {
+        self.claim = claim;
+        if self.declared > self.all.capacity() {
+            self.all.reserve_exact(self.declared - self.all.len());
+        }
+    }
+
     /// Appends a piece.
     ///
     /// # Errors
@@ -71,8 +79,10 @@ impl ClaimedBuffer {
     /// What was collected, and the claim for it.
     pub fn into_parts(self) -> (Bytes, MemoryClaim) {
         let ClaimedBuffer { mut claim, first, all, .. } = self;
-        claim.shrink_to(first.len().max(all.capacity()));
-        (if all.is_empty() { first } else { Bytes::from(all) }, claim)
+        let capacity = if all.is_empty() { first.len() } else { all.capacity() };
+        let bytes = if all.is_empty() { first } else { Bytes::from(all) };
+        claim.shrink_to(capacity);
+        (bytes, claim)
     }
 }
 
@@ -113,6 +123,25 @@ mod tests {
         assert_eq!((memory.used(), buffer.all.capacity()), (declared, declared), "no more than was declared");
         allocations.dedup();
         assert_eq!(allocations, [0, FIRST_STEP, 2 * FIRST_STEP, 4 * FIRST_STEP, 8 * FIRST_STEP, declared]);
+    }
+
+    #[test]
+    fn what_was_claimed_as_a_whole_is_allocated_once_and_shrinks_to_what_came() {
+        let memory = Memory::new(8 << 20);
+        let allowance = memory.share(None).allowance(Priority::High);
+        for (declared, pieces, used) in [(900_000, 9, 900_000), (0, 9, 1_600_000), (900_000, 1, 100_000)] {
+            let mut buffer = ClaimedBuffer::new(allowance.clone(), declared).unwrap();
+            buffer.push(Bytes::from(vec![7; 100_000])).unwrap();
+            let claim = allowance.clone().unlimited().claim(2_000_000).unwrap();
+            buffer.claimed(claim);
+            assert_eq!(memory.used(), 2_000_000);
+            let capacity = buffer.all.capacity();
+            (1..pieces).for_each(|_| buffer.push(Bytes::from(vec![7; 100_000])).unwrap());
+            assert!(declared == 0 || buffer.all.capacity() == capacity);
+            let bytes = buffer.into_bytes();
+            assert_eq!((bytes.len(), memory.used()), (pieces * 100_000, used), "{declared}");
+        }
+        assert_eq!(memory.used(), 0);
     }
 
     proptest! {

@@ -22,6 +22,10 @@ pub struct MemoryShare {
     used: AtomicUsize,
     /// How much of the limit it may be at most, in percent.
     most: usize,
+    /// Held by the first of those that wait for room: the others come after it.
+    pub(super) turn: tokio::sync::Mutex<()>,
+    /// Shared by what has waited so.
+    pub(super) waited: Arc<()>,
 }
 
 impl MemoryShare {
@@ -69,7 +73,13 @@ impl Memory {
         let known = shares.get(&owner).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {
             let most = if owner == ShareOwner::Unidentified { UNIDENTIFIED } else { 100 };
-            let share = Arc::new(MemoryShare { memory: self.clone(), used: AtomicUsize::new(0), most });
+            let share = Arc::new(MemoryShare {
+                memory: self.clone(),
+                used: AtomicUsize::new(0),
+                most,
+                turn: tokio::sync::Mutex::default(),
+                waited: Arc::default(),
+            });
             shares.insert(owner, Arc::downgrade(&share));
             share
         })

@@ -10,7 +10,7 @@
 mod inspect;
 mod rows;
 
-use std::{fs::File, path::Path};
+use std::{fs::File, path::Path, sync::Arc};
 
 pub use self::inspect::{StoreSummaries, inspect};
 use self::rows::{AnswerBytes, Checksummed, ListedKey, end_key};
@@ -98,7 +98,7 @@ impl Archive {
         &self,
         key: OrderDigest,
         order: &EndedOrder,
-    ) -> Result<Option<StoredAnswer>, StoreError> {
+    ) -> Result<Option<Arc<StoredAnswer>>, StoreError> {
         let found = self.reader.get(&ANSWERS, &end_key(order.ended, key)).await?;
         Ok(found.map(|Checksummed(AnswerRow(answer))| answer))
     }
@@ -128,7 +128,7 @@ impl Archive {
         batch: &mut ArchiveBatch,
         key: OrderDigest,
         order: EndedOrder,
-        answer: Option<StoredAnswer>,
+        answer: Option<Arc<StoredAnswer>>,
     ) -> Result<(), StoreError> {
         match self.find(key).await? {
             Some(present) if present.ended == order.ended => return Ok(()),
@@ -136,14 +136,14 @@ impl Archive {
             None => {}
         }
         let end = end_key(order.ended, key);
-        let bytes = answer.as_ref().map_or(0, StoredAnswer::size);
+        let bytes = answer.as_ref().map_or(0, |answer| answer.size());
         batch.totals.answer_bytes += bytes;
         batch.totals.newest = batch.totals.newest.max(order.ended);
         batch.batch.put(&ENDED, key.as_bytes(), &Checksummed(order));
         batch.batch.put(&KEYS, key.as_bytes(), &ListedKey);
         batch.batch.put(&ENDS, &end, &AnswerBytes(bytes));
         if let Some(answer) = answer {
-            batch.batch.put(&ANSWERS, &end, &Checksummed(AnswerRow(answer)));
+            batch.batch.put_long(&ANSWERS, &end, Checksummed(AnswerRow(answer)), bytes as usize);
         }
         Ok(())
     }

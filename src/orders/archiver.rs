@@ -6,7 +6,7 @@
 //! in both, which is harmless: the next start moves it again. A round is bounded; one that fails is tried again. Fails with
 //! [`StoreError`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Orders,
@@ -70,7 +70,7 @@ impl Orders {
         for ArchivedOrder { number, key, order, answer } in ended {
             let answer = match answer {
                 None => None,
-                Some(FoundAnswer::InMemory(answer)) => Some(answer.as_ref().clone()),
+                Some(FoundAnswer::InMemory(answer)) => Some(Arc::clone(answer)),
                 Some(FoundAnswer::OnDisk { .. }) => {
                     let row = self.inner.store().get(&ANSWERS, &number.to_be_bytes()).await?;
                     row.map(|AnswerRow(answer)| answer)

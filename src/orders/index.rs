@@ -189,9 +189,9 @@ impl Index {
         // Nothing repeats the answer of an unknown order without a key.
         if let Some(answer) = end.answer.filter(|_| order.row.phase != OrderPhase::Unknown || order.row.key.is_some()) {
             let bytes = answer.size();
-            let row = AnswerRow(answer);
-            batch.put(&ANSWERS, &number.to_be_bytes(), &row);
-            order.answer = AnswerLocation::Memory(Arc::new(row.0));
+            let answer = Arc::new(answer);
+            batch.put_long(&ANSWERS, &number.to_be_bytes(), AnswerRow(answer.clone()), bytes as usize);
+            order.answer = AnswerLocation::Memory(answer);
             self.insert_stored(number, bytes);
         }
         if let Some(order) = self.orders.get(&number) {

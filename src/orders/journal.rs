@@ -3,6 +3,8 @@
 //! Always holds: what is written reads back unchanged, and a damaged row decodes to `None`, without a
 //! panic. Pure; knows no store but its row types.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -208,7 +210,7 @@ impl StoredAnswer {
 /// A [`StoredAnswer`] as bytes: status, outcome, sent, request id, number of headers, their names and
 /// values, each preceded by its length in four bytes; then the body.
 #[derive(Debug)]
-pub(super) struct AnswerRow(pub(super) StoredAnswer);
+pub(super) struct AnswerRow(pub(super) Arc<StoredAnswer>);
 
 impl StoredRow for AnswerRow {
     fn encode(&self) -> Vec<u8> {
@@ -240,7 +242,7 @@ impl StoredRow for AnswerRow {
             headers.append(name, HeaderValue::from_bytes(take(rest)?).ok()?);
         }
         let body = Bytes::copy_from_slice(rest);
-        Some(AnswerRow(StoredAnswer { status, headers, body, outcome, sent, request_id }))
+        Some(AnswerRow(Arc::new(StoredAnswer { status, headers, body, outcome, sent, request_id })))
     }
 }
 
@@ -327,6 +329,7 @@ mod tests {
     #[test]
     fn an_answer_comes_back_byte_for_byte() {
         let stored = answer(&[("x-a", b"1"), ("x-a", b"2"), ("x-b", b"\xe9 \"")], b"{\"success\":true}\0\xff");
+        let stored = Arc::new(stored);
         assert_eq!(AnswerRow::decode(&AnswerRow(stored.clone()).encode()).unwrap().0, stored);
     }
 
@@ -383,7 +386,7 @@ mod tests {
     proptest! {
         #[test]
         fn damaged_rows_are_no_rows_and_no_panic(cut in 0usize..60, bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let whole = AnswerRow(answer(&[("x-a", b"1")], b"")).encode();
+            let whole = AnswerRow(Arc::new(answer(&[("x-a", b"1")], b""))).encode();
             prop_assume!(cut < whole.len());
             prop_assert!(AnswerRow::decode(&whole[..cut]).is_none());
             let _ = AnswerRow::decode(&bytes);

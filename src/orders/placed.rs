@@ -7,14 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
-use super::journal::{OrderRow, StoredAnswer};
+use super::journal::OrderRow;
 use crate::{
     outcome::Outcome,
     store::{Store, StoreError, StoreTable, StoredRow, WriteBatch},
 };
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 /// By the number of the order as eight big-endian bytes; [`SINCE`] has the time of the first start.
 const PLACED: StoreTable<PlacedOrder> = StoreTable::new("orders.placed");
@@ -23,8 +21,44 @@ const SINCE: &[u8] = b"since";
 /// Number of orders that are remembered; each takes about 300 bytes of memory.
 const MAX_PLACED: usize = 20_000;
 
-/// Members of a response that name its shipment.
-const IDS: [&str; 3] = ["awb", "booking_id", "kd_pesanan"];
+/// Members of a response that name its shipment. The rest is skipped: it may be long, and takes many times as much when it is parsed.
+#[derive(Deserialize)]
+struct Response {
+    data: Ids,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Ids {
+    awb: Id,
+    booking_id: Id,
+    kd_pesanan: Id,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Id {
+    Text(String),
+    Other(IgnoredAny),
+}
+
+impl Default for Id {
+    fn default() -> Self {
+        Id::Other(IgnoredAny)
+    }
+}
+
+/// What names the shipment of an order's response: air waybill, booking id and order code.
+pub(super) fn ids_in(body: &[u8]) -> Vec<String> {
+    let Ok(Response { data: Ids { awb, booking_id, kd_pesanan } }) = serde_json::from_slice(body) else {
+        return Vec::new();
+    };
+    let text = |id| match id {
+        Id::Text(text) => Some(text),
+        Id::Other(_) => None,
+    };
+    [awb, booking_id, kd_pesanan].into_iter().filter_map(text).collect()
+}
 
 /// An order that has bought a shipment, or may have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,13 +88,11 @@ impl StoredRow for PlacedOrder {
 }
 
 impl PlacedOrder {
-    /// An order with this response; `None` if it has bought nothing.
-    pub(super) fn of(row: &OrderRow, answer: &StoredAnswer, now: i64) -> Option<PlacedOrder> {
-        let order = Some(row).filter(|_| answer.outcome == Outcome::Ok).and_then(|row| Self::settled(row, now))?;
+    /// An order with a response of this outcome and [`ids_in`] it; `None` if it has bought nothing.
+    pub(super) fn of(row: &OrderRow, outcome: Outcome, ids: Vec<String>, now: i64) -> Option<PlacedOrder> {
+        let order = Some(row).filter(|_| outcome == Outcome::Ok).and_then(|row| Self::settled(row, now))?;
         let is_purchase = OrderKind::of(&row.description.operation) == OrderKind::Purchase;
-        let body: Value = serde_json::from_slice(&answer.body).ok().filter(|_| is_purchase).unwrap_or_default();
-        let ids = IDS.iter().filter_map(|name| body["data"][name].as_str()).map(str::to_owned).collect();
-        Some(PlacedOrder { ids, ..order })
+        Some(PlacedOrder { ids: if is_purchase { ids } else { Vec::new() }, ..order })
     }
 
     /// An unknown order that is settled; `None` if it can have bought nothing.
@@ -171,6 +203,19 @@ mod tests {
 
     fn placed(account: &str, came: i64) -> PlacedOrder {
         PlacedOrder { account: account.into(), came, ended: came + 1, ids: vec![format!("AWB{came}")], parties: None }
+    }
+
+    #[test]
+    fn the_ids_of_a_shipment_are_read_whatever_is_beside_them() {
+        let ids = |body: &str| ids_in(body.as_bytes());
+        assert_eq!(
+            ids(r#"{"success":true,"data":{"x":[{"awb":"no"}],"kd_pesanan":"K","awb":"A","booking_id":7}}"#),
+            ["A", "K"]
+        );
+        for none in [r#"{"data":null}"#, r#"{"data":[]}"#, r#"{"awb":"A"}"#, r#"{"data":{"awb":null}}"#, "[]", "", "x"]
+        {
+            assert_eq!(ids(none), [""; 0], "{none}");
+        }
     }
 
     #[tokio::test]

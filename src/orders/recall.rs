@@ -100,6 +100,7 @@ impl Orders {
         let Some(OrderRow { request_id: first, result, .. }) = row else { return Ok(None) };
         match read {
             Ok(Some(AnswerRow(answer))) => {
+                let answer = Arc::unwrap_or_clone(answer);
                 let body = memory.hold(answer.body);
                 Ok(Some(Arc::new(StoredAnswer { body, ..answer })))
             }
@@ -137,7 +138,7 @@ impl Orders {
         let result = result.ok_or_else(|| OrderRefusal::Interrupted { first: first.clone() })?;
         let claim = request.memory.claim(usize::try_from(answer_bytes).unwrap_or(usize::MAX))?;
         let answer = archive.answer(key, &order).await.map_err(failed)?;
-        let answer = answer.ok_or_else(|| OrderRefusal::answer_gone(first, result))?;
+        let answer = Arc::unwrap_or_clone(answer.ok_or_else(|| OrderRefusal::answer_gone(first, result))?);
         let body = claim.hold(answer.body);
         Ok(Some(Arc::new(StoredAnswer { body, ..answer })))
     }

@@ -15,7 +15,7 @@ use super::{
     index::{DeliveryProgress, Index, OrderCaller, OrderEnd},
     journal::StoredAnswer,
     limits::RESET_WITHIN,
-    placed::{PlacedOrder, PlacedOrders},
+    placed::{self, PlacedOrder, PlacedOrders},
     withdrawn::WithdrawnOrders,
 };
 use crate::{
@@ -242,9 +242,11 @@ impl SharedOrders {
 
     /// Ends an order whose outcome is known, and settles the unknown orders `settles`.
     pub(super) fn end_known(self: &Arc<Self>, number: u64, settles: &[u64], answer: StoredAnswer) {
+        // Before the lock: the response may be long.
+        let ids = placed::ids_in(&answer.body);
         let mut index = self.index.lock();
         let now = Timestamp::now().as_millisecond();
-        let placed = index.row(number).and_then(|row| PlacedOrder::of(row, &answer, now));
+        let placed = index.row(number).and_then(|row| PlacedOrder::of(row, answer.outcome, ids, now));
         let settled = settles.iter().filter_map(|number| Some((*number, index.unknown_row(*number)?.clone())));
         let settled: Vec<_> = settled.collect();
         let mut batch = index.end_known(number, settles, answer, self.clock.now());

@@ -205,7 +205,7 @@ fn bounds(call: &UpstreamCall, attempts: &Attempts, began: Instant) -> Bounds {
         buffer: limits.answer_buffer,
         body: limits.answer_body,
         may_stream: !call.needs_whole_answer(),
-        memory: call.allowance_for_response(),
+        memory: call.allowance(),
         is_order: call.moves_money(),
     }
 }

@@ -198,12 +198,6 @@ impl UpstreamCall {
         self.snapshot.memory_shares.of(self.service).allowance(self.priority())
     }
 
-    /// What may be buffered of its response. Where it decides what became of an order it is always read.
-    pub(super) fn allowance_for_response(&self) -> MemoryAllowance {
-        let allowance = self.allowance();
-        if self.moves_money() { allowance.unlimited() } else { allowance }
-    }
-
     /// Whether it must never be executed twice: an order, or an unlisted request with an unsafe method.
     pub(super) fn moves_money(&self) -> bool {
         applies_to(self.operation.class, &self.request.method)

@@ -3,7 +3,7 @@
 //! Rows that cannot be decoded are never removed: a later version may be able to read them. Fails
 //! only with redb's errors.
 
-use std::marker::PhantomData;
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
@@ -44,25 +44,81 @@ pub struct WriteBatch {
 struct RowChange {
     table: &'static str,
     key: Vec<u8>,
-    /// `None` removes the row.
-    row: Option<Vec<u8>>,
+    row: NewRow,
+}
+
+enum NewRow {
+    /// There is none any more.
+    Removed,
+    Encoded(Vec<u8>),
+    /// Is encoded when it is written.
+    Deferred {
+        row: Box<dyn EncodeRow>,
+        /// About how long it will be, bytes.
+        size: usize,
+    },
+}
+
+trait EncodeRow: Send {
+    fn encode(&self) -> Vec<u8>;
+}
+
+impl<R: StoredRow + Send> EncodeRow for R {
+    fn encode(&self) -> Vec<u8> {
+        StoredRow::encode(self)
+    }
+}
+
+impl fmt::Debug for NewRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NewRow::Removed => f.write_str("Removed"),
+            NewRow::Encoded(row) => write!(f, "{} bytes", row.len()),
+            NewRow::Deferred { size, .. } => write!(f, "about {size} bytes"),
+        }
+    }
+}
+
+impl NewRow {
+    fn size(&self) -> usize {
+        match self {
+            NewRow::Removed => 0,
+            NewRow::Encoded(row) => row.len(),
+            NewRow::Deferred { size, .. } => *size,
+        }
+    }
+
+    fn bytes(&self) -> Option<Cow<'_, [u8]>> {
+        match self {
+            NewRow::Removed => None,
+            NewRow::Encoded(row) => Some(Cow::Borrowed(row)),
+            NewRow::Deferred { row, .. } => Some(Cow::Owned(row.encode())),
+        }
+    }
 }
 
 impl WriteBatch {
     /// Inserts a row, or replaces the one with this key.
     pub fn put<R: StoredRow>(&mut self, table: &StoreTable<R>, key: &[u8], row: &R) {
-        self.changes.push(RowChange { table: table.name, key: key.to_owned(), row: Some(row.encode()) });
+        self.changes.push(RowChange { table: table.name, key: key.to_owned(), row: NewRow::Encoded(row.encode()) });
+    }
+
+    /// The same for a long row, which shares its bytes with who has them: it is encoded when it is written. `size`: about how
+    /// long it will be, bytes.
+    pub fn put_long<R: StoredRow + Send + 'static>(&mut self, table: &StoreTable<R>, key: &[u8], row: R, size: usize) {
+        let row = NewRow::Deferred { row: Box::new(row), size };
+        self.changes.push(RowChange { table: table.name, key: key.to_owned(), row });
     }
 
     /// Removes a row; a missing one is not an error.
     pub fn remove<R: StoredRow>(&mut self, table: &StoreTable<R>, key: &[u8]) {
-        self.changes.push(RowChange { table: table.name, key: key.to_owned(), row: None });
+        self.changes.push(RowChange { table: table.name, key: key.to_owned(), row: NewRow::Removed });
     }
 
     /// Creates a table, if it does not exist yet.
     pub fn create<R: StoredRow>(&mut self, table: &StoreTable<R>) {
         // To remove a row opens the table, which creates it.
-        self.changes.push(RowChange { table: table.name, key: Vec::new(), row: None });
+        self.changes.push(RowChange { table: table.name, key: Vec::new(), row: NewRow::Removed });
     }
 
     /// Whether it changes nothing.
@@ -72,15 +128,20 @@ impl WriteBatch {
 
     /// The changes, in order: key and row, or `None` where a row is removed.
     #[cfg(test)]
-    pub(crate) fn changes(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        self.changes.iter().map(|change| (change.key.as_slice(), change.row.as_deref()))
+    pub(crate) fn changes(&self) -> impl Iterator<Item = (&[u8], Option<Cow<'_, [u8]>>)> {
+        self.changes.iter().map(|change| (change.key.as_slice(), change.row.bytes()))
+    }
+
+    /// Size of its rows, bytes.
+    pub(super) fn size(&self) -> usize {
+        self.changes.iter().map(|change| change.row.size()).sum()
     }
 
     pub(super) fn apply(&self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
         for change in &self.changes {
             let mut table = transaction.open_table(definition(change.table))?;
-            match &change.row {
-                Some(row) => drop(table.insert(change.key.as_slice(), row.as_slice())?),
+            match change.row.bytes() {
+                Some(row) => drop(table.insert(change.key.as_slice(), &*row)?),
                 None => drop(table.remove(change.key.as_slice())?),
             }
         }

@@ -36,6 +36,18 @@ impl StoredRow for Raw {
     }
 }
 
+struct Shared(Arc<String>);
+
+impl StoredRow for Shared {
+    fn encode(&self) -> Vec<u8> {
+        self.0.as_bytes().to_owned()
+    }
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        String::from_utf8(bytes.to_owned()).ok().map(|text| Shared(Arc::new(text)))
+    }
+}
+
+const SHARED: StoreTable<Shared> = StoreTable::new("test.shared");
 const WORDS: StoreTable<Word> = StoreTable::new("test.words");
 const WORDS_AS_BYTES: StoreTable<Raw> = StoreTable::new("test.words");
 
@@ -259,6 +271,44 @@ mod syncs {
         assert!((1..=2).contains(&commits), "{commits} commits");
         assert!((1..=6).contains(&syncs), "{syncs} syncs");
         assert_eq!(store.load(&WORDS).await.unwrap().rows.len(), 501);
+    }
+
+    /// Of several of them at once redb held all pages, beside a copy of each in its batch.
+    #[tokio::test]
+    async fn a_long_row_is_encoded_when_it_is_written_and_has_a_commit_of_its_own() {
+        let home = tempfile::tempdir().unwrap();
+        let (store, disk) = on_disk(home.path());
+        store.write(put("first", "0")).await.unwrap();
+        let (held, commits) = (Arc::new("x".repeat(2 << 20)), store.commits());
+        let long = |number: usize| {
+            let mut batch = WriteBatch::default();
+            batch.put_long(&SHARED, &[number as u8], Shared(held.clone()), held.len());
+            batch
+        };
+        disk.stop(true);
+        let writes: Vec<_> = (0..4).map(|number| store.write(long(number))).collect();
+        assert_eq!(Arc::strong_count(&held), 5, "shared");
+        disk.stop(false);
+        for write in writes {
+            write.await.unwrap();
+        }
+        assert_eq!((store.commits() - commits, Arc::strong_count(&held)), (4, 1));
+        // Likewise if they are tried again.
+        disk.broken.store(true, Ordering::SeqCst);
+        let written: Vec<_> = (4..7)
+            .map(|number| {
+                let (written_tx, written) = tokio::sync::oneshot::channel();
+                store.submit_until_written(long(number), move || written_tx.send(()).unwrap());
+                written
+            })
+            .collect();
+        assert!(matches!(store.write(put("b", "2")).await, Err(StoreError::Failed(_))));
+        disk.broken.store(false, Ordering::SeqCst);
+        for written in written {
+            tokio::time::timeout(Duration::from_secs(20), written).await.expect("written").unwrap();
+        }
+        assert_eq!((store.commits() - commits, Arc::strong_count(&held)), (7, 1));
+        assert!(store.load(&SHARED).await.unwrap().rows.iter().all(|loaded| loaded.row.0 == held));
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 //! store's path. It does not know what a row means.
 
 use std::{
+    collections::VecDeque,
     fmt,
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -31,6 +32,10 @@ use super::{
 
 /// Batches per commit: bounds the memory of a transaction and the wait of its first batch.
 const MAX_GROUP: usize = 1024;
+
+/// Size of the rows beyond which a commit takes no further batch, bytes: redb holds what a transaction writes, in pages of up
+/// to twice the size of a row.
+const MAX_GROUP_BYTES: usize = 1 << 20;
 
 /// How often the thread checks the file and tries failed writes again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -232,10 +237,12 @@ impl StoreWriter {
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             self.health.set_busy(true);
-            let mut group = Vec::new();
+            let (mut group, mut bytes) = (Vec::new(), 0);
             while let Some(StoreJob::Write(write)) = next {
+                bytes += write.batch.size();
                 group.push(write);
-                next = if group.len() < MAX_GROUP { queue.try_recv().ok() } else { None };
+                let has_room = group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES;
+                next = if has_room { queue.try_recv().ok() } else { None };
             }
             self.commit(group);
             match next {
@@ -311,23 +318,25 @@ impl StoreWriter {
         self.opened.read().file.kind().quick_repair()
     }
 
-    /// Writes what could not be written before, and `new`, in one transaction.
+    /// Writes what could not be written before, and `new`. If a transaction fails, none of those after it is begun.
     fn commit(&mut self, new: Vec<QueuedWrite>) {
-        let mut group = std::mem::take(&mut self.unwritten);
-        group.extend(new);
-        if group.is_empty() {
-            return;
-        }
-        let result = self.database().and_then(|database| write_caught(&database, &group, self.quick_repair()));
-        if result.is_ok() {
-            self.health.commits.fetch_add(1, Ordering::Relaxed);
-        }
-        self.update_health(&result);
-        for queued in group {
-            if result.is_err() && queued.until_written {
-                self.unwritten.push(queued);
-            } else {
-                (queued.done)(result.clone());
+        let mut left: VecDeque<_> = std::mem::take(&mut self.unwritten).into_iter().chain(new).collect();
+        while !left.is_empty() {
+            let group: Vec<_> = left.drain(..group_length(&left)).collect();
+            let result = self.database().and_then(|database| write_caught(&database, &group, self.quick_repair()));
+            if result.is_ok() {
+                self.health.commits.fetch_add(1, Ordering::Relaxed);
+            }
+            self.update_health(&result);
+            let failed = if result.is_err() { std::mem::take(&mut left) } else { VecDeque::new() };
+            for queued in group.into_iter().chain(failed) {
+                if result.is_err() && queued.until_written {
+                    self.unwritten.push(queued);
+                } else {
+                    let QueuedWrite { batch, done, .. } = queued;
+                    drop(batch);
+                    done(result.clone());
+                }
             }
         }
     }
@@ -352,6 +361,17 @@ impl StoreWriter {
             }
         }
     }
+}
+
+/// How many of these writes are in the next transaction: at least one.
+fn group_length(writes: &VecDeque<QueuedWrite>) -> usize {
+    let mut bytes = 0;
+    let has_room = |write: &&QueuedWrite| {
+        let before = bytes;
+        bytes += write.batch.size();
+        before < MAX_GROUP_BYTES
+    };
+    writes.iter().take(MAX_GROUP).take_while(has_room).count()
 }
 
 /// Marks the store as unhealthy when its thread ends, also by a panic.

@@ -289,6 +289,28 @@ fn the_response_to_an_order_is_read_however_full_the_memory_is() {
     is_free(&gateway);
 }
 
+/// Six of 10 MB at once ended a process of 200 MiB.
+#[test]
+fn long_responses_to_orders_wait_for_room_and_none_is_lost() {
+    let gateway = gateway("memory = \"8MiB\"\nidle = \"60s\"");
+    let long = Fault { delay_ms: 500, ..Fault::on("v2.order_express", Act::Long { bytes: 2_400_000 }) };
+    gateway.sandbox.fault(long);
+    let order = |number| {
+        let key = format!("number-{number}");
+        post("/order/express", &bodies::order(number)).by("bulk").header("idempotency-key", &key)
+    };
+    let readers: Vec<_> = (0..3).map(|number| slow_reader(&gateway, &order(number))).collect();
+    until("one is read", || used(&gateway) > 2_400_000);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(used(&gateway) < 3_000_000, "{}", used(&gateway));
+    drop(readers);
+    for number in 0..3 {
+        until("it is kept", || gateway.send(order(number)).body.len() > 2_400_000);
+    }
+    assert_eq!(gateway.sandbox.counters().orders.express, 3);
+    is_free(&gateway);
+}
+
 /// Beyond the limit is only what was in flight at that moment.
 #[test]
 fn an_order_that_has_waited_for_budget_is_not_sent_if_there_is_no_room_for_its_response_any_more() {

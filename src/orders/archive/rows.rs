@@ -131,8 +131,10 @@ pub(super) struct Checksummed<R>(pub(super) R);
 
 impl<R: StoredRow> StoredRow for Checksummed<R> {
     fn encode(&self) -> Vec<u8> {
-        let row = self.0.encode();
-        [&checksum(&row)[..], &row].concat()
+        let mut row = self.0.encode();
+        // In place: it may be long.
+        row.splice(..0, checksum(&row));
+        row
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {

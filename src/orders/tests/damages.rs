@@ -18,7 +18,7 @@ async fn filled() -> tempfile::TempDir {
     let mut batch = stores.archive.begin().await.unwrap();
     for number in 0..ORDERS {
         let (order, answer) = ended(number);
-        stores.archive.add(&mut batch, order.fingerprint, order, Some(answer)).await.unwrap();
+        stores.archive.add(&mut batch, order.fingerprint, order, Some(answer.into())).await.unwrap();
     }
     stores.archive.commit(batch).await.unwrap();
     stores.archive.close().await;

@@ -20,7 +20,7 @@ async fn millions_of_ended_orders() {
         let mut batch = stores.archive.begin().await.unwrap();
         for number in first..first + ORDERS_IN_BATCH {
             let (order, answer) = ended(number);
-            stores.archive.add(&mut batch, order.fingerprint, order, Some(answer)).await.unwrap();
+            stores.archive.add(&mut batch, order.fingerprint, order, Some(answer.into())).await.unwrap();
         }
         stores.archive.commit(batch).await.unwrap();
         commits = began.elapsed();

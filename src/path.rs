@@ -68,7 +68,7 @@ where
     // 2 which operation, and may this service
     let operation = snapshot.catalog.classify(&head.method, target.path());
     operation.iter().for_each(|operation| x.classified(operation));
-    x.reserve_line(timeout, operation.as_ref().ok().copied()).await?;
+    x.await_log(timeout, operation.as_ref().ok().copied()).await?;
     let operation = operation?.clone();
     snapshot.catalog.permit(service, &operation)?;
     // 3 the whole body; memory is claimed of a large head, and of every request that waits for anything

@@ -5,7 +5,7 @@
 //! as dropped, beside those of fetches that the gateway begins itself. Secrets and personal data are masked before they reach the line.
 //!
 //! The room knows the closed lists of `outcome`, the names in the configuration, and how waits are measured, and no other
-//! room. Recording never fails and never waits; only [`Record::reserve`] waits, and fails with
+//! room. Recording never fails and never waits; only [`Record::await_log`] waits, and fails with
 //! [`QueueFull`].
 
 mod attempt;
@@ -30,7 +30,7 @@ pub use self::{
     attempt::AttemptTimer,
     cache_counts::{CacheTally, ServiceOperation},
     drift::{DriftTally, ResponseComparison},
-    exchange::{ExchangeLog, LogError, LogReservation, QueueFull},
+    exchange::{ExchangeLog, LineAdmission, LogError, QueueFull},
     facts::{CapturedBody, RequestFacts},
     id::{InvalidRequestId, RequestId},
     mask::stored::RememberedRequest,

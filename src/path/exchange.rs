@@ -52,7 +52,7 @@ pub(super) struct Exchange {
     pub(super) repeat: RepeatRule,
     /// When the first byte of the request came.
     began: Instant,
-    /// How long it has waited for a place in the exchange log.
+    /// How long it has waited for room in the exchange log.
     pub(super) waited_for_log: Duration,
     /// What it takes while it waits, or what goes on for it without its caller.
     room: Option<Arc<MemoryClaim>>,
@@ -112,8 +112,8 @@ impl Exchange {
         Ok(CallerTimeout::read(&head.headers, self.began)?)
     }
 
-    /// Reserves the request's line in the exchange log. The wait for that is a part of the operation's timeout.
-    pub(super) async fn reserve_line(
+    /// Waits for room in the exchange log. The wait for that is a part of the operation's timeout.
+    pub(super) async fn await_log(
         &mut self,
         caller: CallerTimeout,
         operation: Option<&Arc<Operation>>,
@@ -121,7 +121,7 @@ impl Exchange {
         let Some(record) = &mut self.record else { return Ok(()) };
         let limit = self.snapshot.limits.request;
         let deadline = caller.upload(operation.map_or(limit, |operation| operation.timeout.min(limit)));
-        record.reserve(deadline.instant().into_std()).await.map_err(|_| Refusal::log_full())?;
+        record.await_log(deadline.instant().into_std()).await.map_err(|_| Refusal::log_full())?;
         // It is the first thing that was waited for.
         self.waited_for_log = record.paused;
         Ok(())

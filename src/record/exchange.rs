@@ -8,7 +8,7 @@
 //! Always holds: each line is counted once, as written or as dropped. The lines of a file have a gap-free `seq` from 1
 //! and the order in which they entered the queue. Lines that find no room are reported in the log as
 //! `{"event":"dropped",…}`. A failed write is retried while the queue fills up. The log knows lines but no records.
-//! Opening fails with [`LogError`], reserving with [`QueueFull`].
+//! Opening fails with [`LogError`], waiting for room with [`QueueFull`].
 
 mod current;
 mod error;
@@ -33,8 +33,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::OwnedSemaphorePermit;
-
 pub use self::error::{LogError, QueueFull};
 pub(super) use self::queue::{DeferredLine, Importance, NewLine};
 use self::{
@@ -57,17 +55,10 @@ const UNIDENTIFIED: &str = "unidentified.jsonl";
 /// The part of the log's allowance that requests of unknown callers have of their own.
 const UNIDENTIFIED_PART: u64 = 10;
 
-/// Room in the queue for one line (`on_full = "block"`), released when dropped unused. With
-/// `on_full = "drop"` it reserves nothing.
+/// That the request of a line has waited for room in the queue (`on_full = "block"`). It holds none, so that no request waits
+/// for another one, whatever that waits for: its line is accepted however full the queue is then.
 #[derive(Debug)]
-pub struct LogReservation(Option<OwnedSemaphorePermit>);
-
-impl LogReservation {
-    /// Whether room is reserved.
-    pub(super) fn holds_room(&self) -> bool {
-        self.0.is_some()
-    }
-}
+pub struct LineAdmission(());
 
 /// The log. Clones share it; it outlives configuration snapshots.
 #[derive(Clone)]
@@ -128,7 +119,7 @@ impl ExchangeLog {
             OpenedLog::Special(file) => LogOutput::Stream(LineStream::new(file)),
         };
         let identified = reports.start("of services", identified, queue)?;
-        // Their requests reserve nothing: they are answered before they could wait.
+        // Their requests do not wait for room: they are answered before they could wait.
         let queue = QueueSettings { on_full: OnFull::Drop, ..queue };
         let unidentified = reports.start("of unknown callers", unidentified, queue)?;
         Ok(ExchangeLog { queues: Some(LogQueues { identified, unidentified }), limits: Some(limits) })
@@ -165,24 +156,31 @@ impl ExchangeLog {
         queues.filter(|queue| queue.is_stalled()).map(|queue| queue.name)
     }
 
-    /// Reserves room for one line; waits for it only with `on_full = "block"`.
+    /// Waits until there is room in the queue, with `on_full = "block"`; with `drop`, the line takes its chance.
     ///
     /// # Errors
     /// [`QueueFull`] if there is none by `deadline`.
-    pub async fn reserve(&self, deadline: Instant) -> Result<LogReservation, QueueFull> {
-        let room = self.queues.as_ref().and_then(|queues| queues.identified.room.as_ref());
-        let Some(room) = room else { return Ok(LogReservation(None)) };
-        if let Ok(permit) = Arc::clone(room).try_acquire_owned() {
-            return Ok(LogReservation(Some(permit)));
+    pub async fn await_room(&self, deadline: Instant) -> Result<Option<LineAdmission>, QueueFull> {
+        let Some(queue) = self.queues.as_ref().map(|queues| &queues.identified) else { return Ok(None) };
+        let Some(room) = &queue.room else { return Ok(None) };
+        if !queue.queue.lock().may_begin() {
+            let waits = async {
+                loop {
+                    let freed = room.notified();
+                    if queue.queue.lock().may_begin() {
+                        return;
+                    }
+                    freed.await;
+                }
+            };
+            Box::pin(tokio::time::timeout_at(deadline.into(), waits)).await.map_err(|_| QueueFull)?;
+            // The next one.
+            room.notify_one();
         }
-        let acquire = Arc::clone(room).acquire_owned();
-        match Box::pin(tokio::time::timeout_at(deadline.into(), acquire)).await {
-            Ok(Ok(permit)) => Ok(LogReservation(Some(permit))),
-            Ok(Err(_)) | Err(_) => Err(QueueFull),
-        }
+        Ok(Some(LineAdmission(())))
     }
 
-    /// Whether a line that has not reserved room may have its bodies, of this many bytes. If not, this is counted: the
+    /// Whether a line whose request has not waited for room may have its bodies, of this many bytes. If not, this is counted: the
     /// line is to be written without them.
     pub(super) fn accepts_bodies(&self, importance: Importance, bytes: u64) -> bool {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -196,13 +194,9 @@ impl ExchangeLog {
     }
 
     /// Appends a line: an object without its end, to which `,"seq":N}` and the line break are added.
-    pub(super) fn append(&self, line: NewLine<'_>, importance: Importance, reservation: Option<LogReservation>) {
+    pub(super) fn append(&self, line: NewLine<'_>, importance: Importance, admitted: Option<LineAdmission>) {
         let Some(queues) = &self.queues else { return };
-        let queue = queues.of(importance);
-        let permit = reservation.and_then(|reservation| reservation.0).filter(|_| queue.room.is_some());
-        queue.append(line, importance, permit.is_some());
-        // It is charged with the line and released when that is written.
-        permit.into_iter().for_each(OwnedSemaphorePermit::forget);
+        queues.of(importance).append(line, importance, admitted.is_some());
     }
 
     /// Writes everything appended so far and ends the threads; later lines are dropped and counted. Waits at most

@@ -2,7 +2,7 @@
 //!
 //! Always holds: a record is counted and written exactly once (one that no caller waits for is only written, if it was sent);
 //! its drop does not panic. Only
-//! [`Record::reserve`] waits or fails.
+//! [`Record::await_log`] waits or fails.
 
 use std::{
     cell::RefCell,
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     drift::ResponseComparison,
-    exchange::{DeferredLine, ExchangeLog, Importance, LogReservation, NewLine, QueueFull},
+    exchange::{DeferredLine, ExchangeLog, Importance, LineAdmission, NewLine, QueueFull},
     facts::{RequestFacts, RequestTarget},
     handles::{CountedAttempt, Durations, MetricHandles, RequestLabels},
     id::RequestId,
@@ -174,7 +174,7 @@ impl Recorder {
             started: Instant::now(),
             head_ready: None,
             in_flight: None,
-            reservation: None,
+            admitted: None,
             recorder: Arc::clone(self),
         }
     }
@@ -195,7 +195,7 @@ impl Recorder {
         self.handles.cache(labels, result, saved);
     }
 
-    fn plan(&self, record: &Record, took: Duration, reserved: bool) -> LinePlan {
+    fn plan(&self, record: &Record, took: Duration, admitted: bool) -> LinePlan {
         let class = self.handles.names().class(record.operation);
         let importance = match class {
             _ if record.own_account.is_some() && record.service.is_none() => Importance::Ordinary,
@@ -207,7 +207,7 @@ impl Recorder {
         let with_bodies = record.sent != Sent::No && record.attempts > 0 && self.masker.logs_bodies();
         let readable = record.outcome != Outcome::Leak && line::shows_bodies(class);
         let body_bytes = if with_bodies && readable { record.held_body_bytes() } else { 0 };
-        let bodies_readable = body_bytes > 0 && (reserved || self.log.accepts_bodies(importance, body_bytes));
+        let bodies_readable = body_bytes > 0 && (admitted || self.log.accepts_bodies(importance, body_bytes));
         let body_bytes = if bodies_readable { body_bytes } else { 0 };
         LinePlan { importance, began: record.began, took, with_bodies, bodies_readable, body_bytes }
     }
@@ -221,11 +221,11 @@ impl Recorder {
         line::write(out, facts, &context);
     }
 
-    fn write(&self, record: &Record, plan: LinePlan, reservation: Option<LogReservation>) {
+    fn write(&self, record: &Record, plan: LinePlan, admitted: Option<LineAdmission>) {
         LINE.with_borrow_mut(|line| {
             line.clear();
             self.format(line, record, plan);
-            self.log.append(NewLine::Formatted(line), plan.importance, reservation);
+            self.log.append(NewLine::Formatted(line), plan.importance, admitted);
             if line.capacity() > MAX_KEPT_BUFFER {
                 *line = Vec::new();
             }
@@ -254,7 +254,7 @@ pub struct Record {
     /// When the response's head was ready, since `started`.
     head_ready: Option<Duration>,
     in_flight: Option<IntGauge>,
-    reservation: Option<LogReservation>,
+    admitted: Option<LineAdmission>,
     recorder: Arc<Recorder>,
 }
 
@@ -315,23 +315,21 @@ impl Record {
         self.head_ready.is_some()
     }
 
-    /// Reserves a place in the log for the record's line. Waits only with `on_full = "block"`.
+    /// Waits for room in the log, with `on_full = "block"`.
     ///
     /// # Errors
     /// [`QueueFull`] if there is none by `deadline`: the request must not begin.
-    pub async fn reserve(&mut self, deadline: Instant) -> Result<(), QueueFull> {
-        let reserving = pin!(self.recorder.log.reserve(deadline));
-        let reserved = timed(reserving, |time| self.facts.paused += time).await;
-        self.reservation = Some(reserved?);
+    pub async fn await_log(&mut self, deadline: Instant) -> Result<(), QueueFull> {
+        let waits = pin!(self.recorder.log.await_room(deadline));
+        self.admitted = timed(waits, |time| self.facts.paused += time).await?;
         Ok(())
     }
 
     fn write_line(&mut self, took: Duration) {
-        let reservation = self.reservation.take();
-        let reserved = reservation.as_ref().is_some_and(LogReservation::holds_room);
-        let plan = self.recorder.plan(self, took, reserved);
+        let admitted = self.admitted.take();
+        let plan = self.recorder.plan(self, took, admitted.is_some());
         if plan.body_bytes <= DEFER_ABOVE {
-            return self.recorder.write(self, plan, reservation);
+            return self.recorder.write(self, plan, admitted);
         }
         let nothing = RequestFacts::new(self.id.clone(), None);
         let facts = std::mem::replace(&mut self.facts, nothing);
@@ -341,7 +339,7 @@ impl Record {
             let bodies_readable = plan.bodies_readable && has_time;
             recorder.format(out, &facts, LinePlan { bodies_readable, ..plan });
         });
-        self.recorder.log.append(NewLine::Deferred(line), plan.importance, reservation);
+        self.recorder.log.append(NewLine::Deferred(line), plan.importance, admitted);
     }
 }
 

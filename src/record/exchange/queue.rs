@@ -7,21 +7,15 @@
 //! Bodies have less room than lines: when the room fills up, lines are accepted without their bodies before
 //! lines are refused.
 //!
-//! With `on_full = "block"`, room is also a semaphore in units of 1 KiB, because a request waits for it before its
-//! line exists. A reserved line holds one unit from the start and is charged the rest of its length when it is
-//! appended; units that are not free at that moment are a debt.
+//! With `on_full = "block"`, a request waits before it begins until the queue is half empty, and its line is accepted then,
+//! however full the queue is. So what is beyond the room are lines of requests that were in progress.
 
 use std::time::{Instant, SystemTime};
-
-use tokio::sync::Semaphore;
 
 use super::lines;
 use crate::record::encode;
 
 const KIB: usize = 1024;
-
-/// Bytes of room per permit.
-pub(super) const UNIT: usize = KIB;
 
 /// Size at which the writer does not wait for its tick, bytes.
 const WRITE_AT: usize = 256 * KIB;
@@ -76,6 +70,10 @@ impl Sizes {
         }
     }
 
+    fn total(self) -> usize {
+        self.unidentified + self.ordinary + self.order
+    }
+
     fn add(&mut self, other: Sizes) {
         self.unidentified += other.unidentified;
         self.ordinary += other.ordinary;
@@ -116,16 +114,6 @@ pub(in crate::record) enum NewLine<'a> {
     Deferred(DeferredLine),
 }
 
-impl NewLine<'_> {
-    /// Bytes.
-    pub(super) fn size(&self) -> usize {
-        match self {
-            NewLine::Formatted(line) => line.len(),
-            NewLine::Deferred(line) => line.size,
-        }
-    }
-}
-
 /// Consecutive lines of the queue.
 pub(super) struct Chunk {
     /// The bytes that it is counted as.
@@ -163,8 +151,6 @@ impl Chunk {
 #[derive(Default)]
 pub(super) struct LineBatch {
     pub(super) chunks: Vec<Chunk>,
-    /// Units of room to release once it is written.
-    pub(super) units: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -190,8 +176,6 @@ pub(super) struct Queue {
     queued: usize,
     /// Lines refused since the last one that was accepted.
     gap: Option<Gap>,
-    /// Units charged but not yet taken from the room: withheld from the next release.
-    debt: usize,
     /// Whether the writer sleeps until it is notified.
     writer_idle: bool,
     state: QueueState,
@@ -207,7 +191,6 @@ impl Queue {
             used: Sizes::default(),
             queued: 0,
             gap: None,
-            debt: 0,
             writer_idle: false,
             state: QueueState::Open,
             give_up_at: None,
@@ -225,12 +208,17 @@ impl Queue {
         self.used.of(importance) < self.room.of(importance)
     }
 
-    /// Returns false if the queue is closed, or full and no room was reserved.
-    pub(super) fn append(&mut self, line: NewLine<'_>, importance: Importance, reserved: bool) -> bool {
+    /// Whether another request may begin, with `on_full = "block"`.
+    pub(super) fn may_begin(&self) -> bool {
+        self.used.total() < self.room.total() / 2
+    }
+
+    /// Returns false if the queue is closed, or full and the line's request was not admitted.
+    pub(super) fn append(&mut self, line: NewLine<'_>, importance: Importance, admitted: bool) -> bool {
         if self.state != QueueState::Open {
             return false;
         }
-        if !reserved && !self.has_room(importance) {
+        if !admitted && !self.has_room(importance) {
             self.gap.get_or_insert_with(|| Gap { count: 0, since: SystemTime::now() }).count += 1;
             return false;
         }
@@ -282,21 +270,6 @@ impl Queue {
             lines
         };
         self.batch.chunks.push(Chunk { sizes, content: ChunkContent::Lines(lines) });
-    }
-
-    /// Charges a reserved line of this length, whose first unit is already taken.
-    pub(super) fn charge(&mut self, room: &Semaphore, length: usize) {
-        let units = length / UNIT + 1;
-        self.batch.units += units;
-        let more = units - 1;
-        self.debt += more - room.forget_permits(more);
-    }
-
-    /// Releases the room of a written batch, minus the debt.
-    pub(super) fn release(&mut self, room: &Semaphore, units: usize) {
-        let withheld = self.debt.min(units);
-        self.debt -= withheld;
-        room.add_permits(units - withheld);
     }
 
     /// Whether to notify the writer now.

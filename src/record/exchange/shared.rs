@@ -7,9 +7,9 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 
-use super::queue::{Importance, NewLine, Queue, Sizes, UNIT};
+use super::queue::{Importance, NewLine, Queue, Sizes};
 use crate::{config::OnFull, record::metrics::Metrics};
 
 /// How a queue is bounded.
@@ -35,8 +35,8 @@ pub(super) struct SharedQueue {
     /// Notified when the thread has ended.
     pub(super) ended: Condvar,
     pub(super) counters: LineCounters,
-    /// Free room in the queue in [`UNIT`]s; `None` with `on_full = "drop"`.
-    pub(super) room: Option<Arc<Semaphore>>,
+    /// Notifies one that waits for room when there is some; `None` with `on_full = "drop"`.
+    pub(super) room: Option<Notify>,
 }
 
 impl SharedQueue {
@@ -49,26 +49,34 @@ impl SharedQueue {
             filled: Condvar::new(),
             ended: Condvar::new(),
             counters: LineCounters::new(metrics),
-            room: (on_full == OnFull::Block).then(|| Arc::new(Semaphore::new(size / 2 / UNIT))),
+            room: (on_full == OnFull::Block).then(Notify::new),
         }
     }
 
     /// Appends a line, or counts it as dropped.
-    pub(super) fn append(&self, line: NewLine<'_>, importance: Importance, reserved: bool) {
-        let length = line.size();
+    pub(super) fn append(&self, line: NewLine<'_>, importance: Importance, admitted: bool) {
         let mut queue = self.queue.lock();
-        if !queue.append(line, importance, reserved) {
+        if !queue.append(line, importance, admitted) {
             drop(queue);
             self.counters.dropped(1);
             return;
-        }
-        if let (Some(room), true) = (&self.room, reserved) {
-            queue.charge(room, length);
         }
         let wake = queue.wants_writer();
         drop(queue);
         if wake {
             self.filled.notify_one();
+        }
+    }
+
+    /// A chunk of lines is written, or given up.
+    pub(super) fn written(&self, sizes: Sizes) {
+        let may_begin = {
+            let mut queue = self.queue.lock();
+            queue.written(sizes);
+            queue.may_begin()
+        };
+        if may_begin && let Some(room) = &self.room {
+            room.notify_one();
         }
     }
 

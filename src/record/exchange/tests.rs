@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use parking_lot::Mutex;
 
-use super::{queue::UNIT, *};
+use super::*;
 use crate::config::LogBodies;
 
 fn config(path: &Path, keep_size: u64) -> LogConfig {
@@ -38,8 +38,8 @@ fn open(path: &Path) -> ExchangeLog {
 /// How long closing may take.
 const CLOSE: Duration = Duration::from_secs(5);
 
-fn push(log: &ExchangeLog, line: &str, importance: Importance, place: Option<LogReservation>) {
-    log.append(NewLine::Formatted(&mut line.as_bytes().to_vec()), importance, place);
+fn push(log: &ExchangeLog, line: &str, importance: Importance, admitted: Option<LineAdmission>) {
+    log.append(NewLine::Formatted(&mut line.as_bytes().to_vec()), importance, admitted);
 }
 
 fn append(log: &ExchangeLog, line: &str) {
@@ -476,9 +476,9 @@ impl Write for Gate {
     }
 }
 
-/// Size of a queue, in bytes: it can reserve half of it.
+/// Size of a queue, in bytes. With `block`, requests begin until it is half full.
 const QUEUE: usize = 64 << 20;
-const RESERVABLE: usize = QUEUE / 2;
+const ADMITTING: usize = QUEUE / 2;
 
 fn gated(on_full: OnFull) -> (ExchangeLog, Gate, Arc<Metrics>) {
     let (gate, metrics) = (Gate::default(), Metrics::new().unwrap());
@@ -575,35 +575,73 @@ mod when_full {
         let soon = || Instant::now() + Duration::from_millis(20);
         let line = format!("{{\"a\":\"{}\"", "x".repeat(100_000));
         let mut sent = 0;
-        loop {
-            match log.reserve(soon()).await {
-                Ok(place) => push(&log, &line, Importance::Ordinary, Some(place)),
-                Err(QueueFull) => break,
-            }
+        while let Ok(admitted) = log.await_room(soon()).await {
+            push(&log, &line, Importance::Ordinary, admitted);
             sent += 1;
         }
-        let fit = RESERVABLE / UNIT / (line.len() / UNIT + 1);
-        assert!((fit..fit + 2).contains(&sent), "{sent}");
+        let fit = ADMITTING.div_ceil(line.len() + 1);
+        assert_eq!(sent, fit);
+        // In the order in which they came.
+        let later = Instant::now() + Duration::from_secs(10);
+        let waiting = (0..3).map(|_| log.await_room(later));
+        let mut waiting: Vec<_> = waiting.map(Box::pin).collect();
+        for one in &mut waiting {
+            assert!(tokio::time::timeout(Duration::from_millis(5), one).await.is_err());
+        }
         gate.open.store(true, Ordering::SeqCst);
-        let place = log.reserve(Instant::now() + Duration::from_secs(10)).await.unwrap();
-        push(&log, &line, Importance::Ordinary, Some(place));
+        for one in waiting {
+            push(&log, &line, Importance::Ordinary, one.await.unwrap());
+        }
         log.close(CLOSE);
-        assert_eq!(gate.lines().len(), sent + 1);
+        assert_eq!(gate.lines().len(), sent + 3);
         assert_eq!(counted(&metrics, "dropped"), 0);
     }
 
+    /// Each held a place until its line was written, so those that waited for slow uploads and slow readers refused all others.
     #[tokio::test]
-    async fn released_room_is_available_again() {
-        let (log, gate, _) = gated(OnFull::Block);
-        gate.open.store(true, Ordering::SeqCst);
-        for _ in 0..2 {
-            let mut places = Vec::new();
-            for _ in 0..RESERVABLE / UNIT {
-                places.push(log.reserve(Instant::now()).await.unwrap());
-            }
-            assert_eq!(log.reserve(Instant::now()).await.unwrap_err(), QueueFull);
+    async fn a_request_waits_for_no_other_one() {
+        let (log, gate, metrics) = gated(OnFull::Block);
+        let line = "{\"a\":1";
+        let mut begun = Vec::new();
+        for _ in 0..2 * ADMITTING / 1024 {
+            begun.push(log.await_room(Instant::now()).await.unwrap());
         }
+        // What has begun has its line, however full the queue is.
+        let long = format!("{{\"b\":\"{}\"", "x".repeat(ADMITTING));
+        push(&log, &long, Importance::Order, begun.pop().unwrap());
+        assert_eq!(log.await_room(Instant::now()).await.unwrap_err(), QueueFull);
+        let count = begun.len();
+        begun.into_iter().for_each(|admitted| push(&log, line, Importance::Ordinary, admitted));
+        gate.open.store(true, Ordering::SeqCst);
         log.close(CLOSE);
+        assert_eq!((gate.lines().len(), counted(&metrics, "dropped")), (count + 1, 0));
+    }
+
+    /// The room of all lines that the writer has taken came back with the last of them: masking long bodies takes long.
+    #[tokio::test]
+    async fn a_written_line_gives_its_room_back_before_those_after_it() {
+        let (log, gate, _) = gated(OnFull::Block);
+        let admitted = || async { log.await_room(Instant::now() + CLOSE).await.unwrap() };
+        let (first, second) = (admitted().await, admitted().await);
+        // The writer waits with this one, and takes the others together.
+        append(&log, "{\"a\":1");
+        while gate.tries.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        let (go_on, held) = std::sync::mpsc::channel::<()>();
+        let long = format!("{{\"b\":\"{}\"", "x".repeat(ADMITTING));
+        push(&log, &long, Importance::Order, first);
+        let slow = DeferredLine::new(1, move |line, _| {
+            let _ = held.recv_timeout(2 * CLOSE);
+            line.extend_from_slice(b"{\"c\":1");
+        });
+        log.append(NewLine::Deferred(slow), Importance::Order, second);
+        assert_eq!(log.await_room(Instant::now()).await.unwrap_err(), QueueFull);
+        gate.open.store(true, Ordering::SeqCst);
+        admitted().await;
+        go_on.send(()).unwrap();
+        log.close(CLOSE);
+        assert_eq!(gate.lines().len(), 3);
     }
 }
 

@@ -115,10 +115,7 @@ impl LogWriter {
                     // Logged by the panic hook.
                     Err(_) => self.shared.counters.dropped(1),
                 }
-                self.shared.queue.lock().written(sizes);
-            }
-            if let Some(room) = &self.shared.room {
-                self.shared.queue.lock().release(room, batch.units);
+                self.shared.written(sizes);
             }
             if closing && empty {
                 break;

@@ -72,19 +72,25 @@ pub enum ReplyBody {
     Stream(Box<Stream>),
 }
 
+/// Why no stored response is given, and Fastrac is asked (RFC 9211, section 2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardReason {
+    /// There is none.
+    Miss,
+    Stale,
+    /// It is fresh, and the caller does not accept it.
+    Request,
+}
+
 /// `Cache-Status` (RFC 9211).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheStatusHeader {
     /// A fresh stored response. In seconds: how long it stays fresh, and its age.
     Hit { ttl: u64, age: u64 },
     /// Fetched from Fastrac.
-    Miss { stored: bool },
-    /// Shares the response to another request. `stale`: a stored one is stale.
-    Joined { stale: bool },
-    /// Fetched because the caller did not accept a stored response.
-    Forced { stored: bool },
-    /// Fetched because the stored response is stale.
-    Replaced { stored: bool },
+    Fetched { reason: ForwardReason, stored: bool },
+    /// Shares the response to another request.
+    Joined { reason: ForwardReason },
     /// A stale stored response, given at once. In seconds: since when it is stale, and its age.
     StaleHit { since: u64, age: u64 },
     /// A stale stored response, because nothing better came. With the status of Fastrac's response, if there was one, whether
@@ -101,9 +107,7 @@ impl CacheStatusHeader {
     pub(crate) fn result(self) -> Option<CacheResult> {
         Some(match self {
             CacheStatusHeader::Hit { .. } => CacheResult::Hit,
-            CacheStatusHeader::Miss { .. } | CacheStatusHeader::Forced { .. } | CacheStatusHeader::Replaced { .. } => {
-                CacheResult::Miss
-            }
+            CacheStatusHeader::Fetched { .. } => CacheResult::Miss,
             CacheStatusHeader::Joined { .. } => CacheResult::Joined,
             CacheStatusHeader::StaleHit { .. } | CacheStatusHeader::Fallback { .. } => CacheResult::Stale,
             CacheStatusHeader::Bypass => CacheResult::Bypass,
@@ -124,8 +128,21 @@ impl CacheStatusHeader {
     fn status(self) -> HeaderValue {
         let fixed = match self {
             CacheStatusHeader::Hit { ttl, .. } => return numbered("fastrac-gateway; hit; ttl=", ttl),
-            CacheStatusHeader::Miss { stored: true } => "fastrac-gateway; fwd=uri-miss; stored",
-            CacheStatusHeader::Miss { stored: false } => "fastrac-gateway; fwd=uri-miss",
+            CacheStatusHeader::Fetched { reason, stored: true } => match reason {
+                ForwardReason::Miss => "fastrac-gateway; fwd=uri-miss; stored",
+                ForwardReason::Stale => "fastrac-gateway; fwd=stale; stored",
+                ForwardReason::Request => "fastrac-gateway; fwd=request; stored",
+            },
+            CacheStatusHeader::Fetched { reason, stored: false } => match reason {
+                ForwardReason::Miss => "fastrac-gateway; fwd=uri-miss",
+                ForwardReason::Stale => "fastrac-gateway; fwd=stale",
+                ForwardReason::Request => "fastrac-gateway; fwd=request",
+            },
+            CacheStatusHeader::Joined { reason } => match reason {
+                ForwardReason::Miss => "fastrac-gateway; fwd=uri-miss; collapsed",
+                ForwardReason::Stale => "fastrac-gateway; fwd=stale; collapsed",
+                ForwardReason::Request => "fastrac-gateway; fwd=request; collapsed",
+            },
             CacheStatusHeader::StaleHit { since, .. } => return numbered("fastrac-gateway; hit; ttl=-", since),
             CacheStatusHeader::Fallback { status: Some(status), joined: false, .. } => {
                 return numbered("fastrac-gateway; fwd=stale; fwd-status=", status.into());
@@ -135,16 +152,10 @@ impl CacheStatusHeader {
             }
             CacheStatusHeader::Fallback { status: None, joined: false, .. } => "fastrac-gateway; fwd=stale",
             CacheStatusHeader::Fallback { status: None, joined: true, .. } => "fastrac-gateway; fwd=stale; collapsed",
-            CacheStatusHeader::Replaced { stored: true } => "fastrac-gateway; fwd=stale; stored",
-            CacheStatusHeader::Replaced { stored: false } => "fastrac-gateway; fwd=stale",
-            CacheStatusHeader::Joined { stale: false } => "fastrac-gateway; fwd=uri-miss; collapsed",
-            CacheStatusHeader::Joined { stale: true } => "fastrac-gateway; fwd=stale; collapsed",
             CacheStatusHeader::Bypass => "fastrac-gateway; fwd=bypass",
             CacheStatusHeader::NotAsked { code } => {
                 return text(format!("fastrac-gateway; detail=\"{}\"", code.as_str()));
             }
-            CacheStatusHeader::Forced { stored: true } => "fastrac-gateway; fwd=request; stored",
-            CacheStatusHeader::Forced { stored: false } => "fastrac-gateway; fwd=request",
         };
         HeaderValue::from_static(fixed)
     }

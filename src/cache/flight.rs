@@ -190,8 +190,7 @@ impl<T: Clone> Flights<T> {
         };
         let mut open = self.open.lock();
         let under_way = open.get(key).filter(|flight| cache.shares(key, flight.generation));
-        let overtakes = only_unsent && under_way.is_some_and(|flight| flight.course.may_be_sent());
-        if let Some(flight) = under_way.filter(|_| !overtakes) {
+        if let Some(flight) = under_way.filter(|flight| !only_unsent || !flight.course.may_be_sent()) {
             let (result, course) = (flight.result.clone(), flight.course.clone());
             return Flight::Follower(Follower { result, course, _bid: place(&flight.bids) });
         }
@@ -205,7 +204,7 @@ impl<T: Clone> Flights<T> {
         let flight = OpenFlight { generation, result, bids: placing, course: course.clone() };
         open.insert(key.clone(), flight);
         let (flights, key) = (self.clone(), key.clone());
-        Flight::Leader(Leader { flights, key, generation, bids, bid, sender, course, overtakes })
+        Flight::Leader(Leader { flights, key, generation, bids, bid, sender, course })
     }
 
     /// Number of flights in progress.
@@ -229,15 +228,9 @@ pub struct Leader<T> {
     bid: Option<PlacedBid>,
     sender: watch::Sender<Option<T>>,
     course: Course,
-    overtakes: bool,
 }
 
 impl<T> Leader<T> {
-    /// Whether there was a flight that was sent too early to be joined.
-    pub(crate) fn overtakes(&self) -> bool {
-        self.overtakes
-    }
-
     /// The fetch begins; from now on, `may_be_sent` says whether its request may have been sent.
     pub(crate) fn begins(&self, ends: Deadline, may_be_sent: impl Fn() -> bool + Send + Sync + 'static) {
         // Only a second call could fail.
@@ -400,11 +393,10 @@ mod tests {
         old.begins(Deadline::after(Instant::now(), std::time::Duration::from_secs(1)), move || {
             told.load(std::sync::atomic::Ordering::SeqCst)
         });
-        assert!(matches!(joins(true), Flight::Follower(_)) && !old.overtakes());
+        assert!(matches!(joins(true), Flight::Follower(_)));
         sent.store(true, std::sync::atomic::Ordering::SeqCst);
         assert!(matches!(joins(false), Flight::Follower(_)));
         let Flight::Leader(new) = joins(true) else { panic!("it needs a newer one") };
-        assert!(new.overtakes() && !old.overtakes());
         let Flight::Follower(follower) = joins(false) else { panic!("the newer one is open") };
         new.complete(2);
         old.complete(1);

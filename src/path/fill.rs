@@ -30,7 +30,7 @@ use crate::{
     outcome::{Outcome, Sent},
     record::ResponseComparison,
     refusal::Refusal,
-    reply::{CacheStatusHeader, Reply, ReplyBody},
+    reply::{CacheStatusHeader, ForwardReason, Reply, ReplyBody},
     spare::NotSpare,
     upstream::Failure,
 };
@@ -41,27 +41,8 @@ const TOGETHER: Duration = Duration::from_millis(20);
 /// A fetch to be done for all requests that wait for the same key.
 pub(super) struct Fill {
     pub(super) leader: Leader<SharedFetch>,
-    pub(super) reason: FillReason,
+    pub(super) reason: ForwardReason,
     pub(super) fallback: Option<Fallback>,
-}
-
-/// Why no stored response is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FillReason {
-    Miss,
-    /// The caller does not accept what is stored.
-    Forced,
-    Stale,
-}
-
-impl FillReason {
-    pub(super) fn status(self, stored: bool) -> CacheStatusHeader {
-        match self {
-            FillReason::Miss => CacheStatusHeader::Miss { stored },
-            FillReason::Forced => CacheStatusHeader::Forced { stored },
-            FillReason::Stale => CacheStatusHeader::Replaced { stored },
-        }
-    }
 }
 
 /// A stale response that a request gets if nothing better comes in time.
@@ -162,13 +143,13 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
     let shared = Box::pin(wait.result(follower)).await;
     let Some(fallback) = fallback else {
         return match shared {
-            Some(Some(shared)) => reply_of(&shared, reason.status(is_stored(&shared))),
+            Some(Some(shared)) => reply_of(&shared, fetched(reason, &shared)),
             Some(None) => Err(x.panicked()),
             None => Err(Failure::out_of_time(x.attempts().sent() != Sent::No).into()),
         };
     };
     match &shared {
-        Some(Some(shared)) if is_answer(shared) => return reply_of(shared, reason.status(is_stored(shared))),
+        Some(Some(shared)) if is_answer(shared) => return reply_of(shared, fetched(reason, shared)),
         Some(Some(_)) => {}
         Some(None) => drop(x.panicked()),
         None => {
@@ -185,8 +166,9 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
     Ok(fallback.reply(result.as_deref(), false))
 }
 
-fn is_stored(fetch: &FetchResult) -> bool {
-    fetch.as_ref().is_ok_and(|fetched| fetched.stored)
+/// `Cache-Status` of what a fetch came to, for whom began it.
+fn fetched(reason: ForwardReason, result: &FetchResult) -> CacheStatusHeader {
+    CacheStatusHeader::Fetched { reason, stored: result.as_ref().is_ok_and(|fetched| fetched.stored) }
 }
 
 /// What a refresh came to.
@@ -213,7 +195,7 @@ pub async fn refresh(mut call: UpstreamCall, due: &DueRefresh) -> RefreshResult 
     let flight = call.snapshot.flights.join(&due.key, request, || (!is_current()).then(|| entry.clone()));
     let Flight::Leader(leader) = flight else { return RefreshResult::Over };
     call.priority = CallPriority::Spare(leader.bids());
-    let result = fetch_unasked(&call, leader, FillReason::Forced).await;
+    let result = fetch_unasked(&call, leader, ForwardReason::Request).await;
     let refused = result.as_ref().as_ref().err();
     let not_spare = refused.is_some_and(|refused| refused.refusal.outcome == Outcome::OverBudget);
     match &*result {
@@ -251,10 +233,10 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
         return Prefetched::Fresh(entry.body());
     }
     let reason = match cache.lookup(key, Instant::now()) {
-        Lookup::Fresh(_) => FillReason::Forced,
-        Lookup::Stale(_) => FillReason::Stale,
+        Lookup::Fresh(_) => ForwardReason::Request,
+        Lookup::Stale(_) => ForwardReason::Stale,
         Lookup::Miss if !cache.has_room(Instant::now()) => return Prefetched::CacheFull,
-        Lookup::Miss => FillReason::Miss,
+        Lookup::Miss => ForwardReason::Miss,
     };
     if let Err(not_spare) = call.check_surplus() {
         return Prefetched::NotSpare(not_spare);
@@ -278,11 +260,11 @@ pub(crate) async fn prefetch(mut call: UpstreamCall, key: &Key) -> Prefetched {
 }
 
 /// A fetch that no caller has begun, with its line in the exchange log: what it stores names that line (`stored_from`).
-async fn fetch_unasked(call: &UpstreamCall, leader: Leader<SharedFetch>, reason: FillReason) -> SharedFetch {
+async fn fetch_unasked(call: &UpstreamCall, leader: Leader<SharedFetch>, reason: ForwardReason) -> SharedFetch {
     let mut x = call.own_exchange();
     let fetch = Fetch { call, id: x.request_id.header(), reason, attempts: x.attempts().clone() };
     let result = fetch.complete(leader, Claim::default()).await;
-    x.finish(&reply_of(&result, reason.status(is_stored(&result))), Instant::now());
+    x.finish(&reply_of(&result, fetched(reason, &result)), Instant::now());
     result
 }
 
@@ -291,7 +273,7 @@ struct Fetch<'a> {
     call: &'a UpstreamCall,
     /// Id of the exchange that is logged with the response.
     id: HeaderValue,
-    reason: FillReason,
+    reason: ForwardReason,
     attempts: Attempts,
 }
 
@@ -314,7 +296,7 @@ impl Fetch<'_> {
         let refused = |refusal| FetchRefused { refusal, service, status, after: began.elapsed() };
         let result = Arc::new(result.map_err(refused));
         if let Some(x) = &mut line_of_rest {
-            x.finish(&reply_of(&result, self.reason.status(is_stored(&result))), Instant::now());
+            x.finish(&reply_of(&result, fetched(self.reason, &result)), Instant::now());
         }
         if let Some(good) = good
             && !is_answer(&result)

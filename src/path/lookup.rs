@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Call, Exchange, fetch,
-    fill::{Fallback, FetchWait, Fill, FillReason, is_answer, reply_of, stale_reply},
+    fill::{Fallback, FetchWait, Fill, is_answer, reply_of, stale_reply},
 };
 use crate::{
     admission::Claim,
@@ -20,7 +20,7 @@ use crate::{
     fetched::{FetchRefused, FetchResult, SharedFetch},
     outcome::Outcome,
     refusal::Refusal,
-    reply::{CacheStatusHeader, Reply},
+    reply::{CacheStatusHeader, ForwardReason, Reply},
     upstream::Failure,
 };
 
@@ -77,7 +77,7 @@ pub(super) async fn lookup(
     }
     let directives = RequestDirectives::read(&call.upstream.request.headers, call.service().force_refresh);
     let Some(key) = call.cache_key() else { return begin_bypass(x, call, &directives) };
-    let (mut reason, mut fallback) = (FillReason::Miss, None);
+    let (mut reason, mut fallback) = (ForwardReason::Miss, None);
     match call.upstream.snapshot.cache.lookup(&key, now) {
         Lookup::Fresh(entry) => {
             let (age, lifetimes) = (entry.age(now), entry.lifetimes());
@@ -88,7 +88,7 @@ pub(super) async fn lookup(
                 call.claim_hit(x, claim).await?;
                 return hit(call, claim, &entry, now).await.map(ControlFlow::Break);
             }
-            reason = FillReason::Forced;
+            reason = ForwardReason::Request;
         }
         Lookup::Stale(entry) => {
             let age = entry.age(now);
@@ -99,7 +99,7 @@ pub(super) async fn lookup(
                 call.claim_hit(x, claim).await?;
                 return stale_hit(call, claim, &entry, now).await.map(ControlFlow::Break);
             }
-            reason = FillReason::Stale;
+            reason = ForwardReason::Stale;
             fallback = (acceptance == Acceptance::AfterFailure).then(|| Fallback::new(entry, call.deadline()));
         }
         Lookup::Miss => {}
@@ -108,7 +108,7 @@ pub(super) async fn lookup(
     if call.upstream.snapshot.key_holds_credential(&call.upstream.request.headers, &key) {
         return begin_bypass(x, call, &directives);
     }
-    x.fetched_as = Some(reason.status(false));
+    x.fetched_as = Some(CacheStatusHeader::Fetched { reason, stored: false });
     if directives.only_if_cached {
         let when_stored = call.lifetimes_when_stored();
         return Err(Refusal::only_if_cached(directives.accept(Duration::ZERO, &when_stored) == Acceptance::AtOnce));
@@ -139,7 +139,7 @@ struct Search<'a> {
     call: &'a Call,
     key: Key,
     directives: RequestDirectives,
-    reason: FillReason,
+    reason: ForwardReason,
     fallback: Option<Fallback>,
 }
 
@@ -157,9 +157,8 @@ impl Search<'_> {
                     return hit(call, claim, &entry, Instant::now()).await.map(ControlFlow::Break);
                 }
                 Flight::Leader(leader) => {
-                    let reason = if leader.overtakes() { FillReason::Forced } else { self.reason };
-                    x.fetched_as = Some(reason.status(false));
-                    let fill = Fill { leader, reason, fallback: self.fallback };
+                    x.fetched_as = Some(CacheStatusHeader::Fetched { reason: self.reason, stored: false });
+                    let fill = Fill { leader, reason: self.reason, fallback: self.fallback };
                     return Ok(ControlFlow::Continue(Unanswered::Fill(fill)));
                 }
                 Flight::Follower(follower) => {
@@ -176,7 +175,7 @@ impl Search<'_> {
     }
 
     fn joined(&self) -> CacheStatusHeader {
-        CacheStatusHeader::Joined { stale: self.reason == FillReason::Stale }
+        CacheStatusHeader::Joined { reason: self.reason }
     }
 
     /// A fresh response that has been stored meanwhile.

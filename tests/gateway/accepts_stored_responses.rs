@@ -1,5 +1,7 @@
 //! Which stored response a caller gets, by its directives and conditions, and whose response it is.
 
+use std::time::Duration;
+
 use fastrac_gateway::warm::WalkEnd;
 use fastrac_sandbox::{Act, Fault};
 
@@ -104,6 +106,39 @@ fn directives_decide_which_fresh_response_is_accepted() {
     }
     assert_eq!(ask("fresh", "min-fresh=100000, only-if-cached").code(), "cache.only");
     assert_eq!(gateway.received().len(), 5);
+}
+
+/// Also one that shares a call under way, or that may not, because that was sent before it came.
+#[test]
+fn each_request_says_what_was_stored_for_itself() {
+    let gateway = Setup { services: &[("fresh", "force_refresh = true")], ..Setup::default() }.start();
+    for (province, is_stored, controls, expected) in [
+        (31, false, ["x", "x"], ["fwd=uri-miss; stored", "fwd=uri-miss; collapsed"]),
+        (32, false, ["x", "no-cache"], ["fwd=uri-miss; stored", "fwd=uri-miss; stored"]),
+        (33, true, ["min-fresh=100000", "min-fresh=100000"], ["fwd=request; stored", "fwd=request; collapsed"]),
+        (34, true, ["no-cache", "min-fresh=100000"], ["fwd=request; stored", "fwd=request; collapsed"]),
+    ] {
+        let ask =
+            |control| get(&format!("/region/city?province_id={province}")).by("fresh").header("cache-control", control);
+        if is_stored {
+            assert_eq!(gateway.send(ask("x")).status, 200);
+        }
+        let before = gateway.received().len();
+        // The first call ends first.
+        for (millis, times) in [(300, 1), (600, 9)] {
+            let wait = Fault::on("v2.city", Act::Pass).wait(Duration::from_millis(millis));
+            gateway.sandbox.fault(wait.times(times));
+        }
+        let mut connections = controls.map(|control| {
+            let mut connection = gateway.connect();
+            connection.write(&ask(control).bytes());
+            until("it is sent", || gateway.received().len() > before);
+            connection
+        });
+        let responses = connections.each_mut().map(|connection| connection.read_response("GET").expect("a response"));
+        assert_eq!(responses.each_ref().map(cache_status), expected, "{controls:?}");
+        gateway.sandbox.clear_faults();
+    }
 }
 
 #[test]

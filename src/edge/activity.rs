@@ -360,11 +360,14 @@ impl Activity {
         self.unended.load(Relaxed)
     }
 
-    /// At the end of a connection: whether the client may still be sending, and has something to read. `has_unread`: it
-    /// has sent more than was read.
-    pub(super) fn lingers(&self, has_unread: impl FnOnce() -> bool) -> bool {
-        let [given_up, closing, http2] = [&self.given_up, &self.closing, &self.http2].map(|flag| flag.load(Relaxed));
-        !given_up && (closing || http2 || self.is_in_head() || has_unread())
+    /// Whether the client was waited for in vain.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Relaxed)
+    }
+
+    /// At the end of a connection: whether the client may still be sending, and has something to read.
+    pub(super) fn may_be_sending(&self) -> bool {
+        self.is_closing() || self.is_on_http2() || self.is_in_head()
     }
 
     /// Whether a request head has been complete.

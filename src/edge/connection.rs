@@ -42,7 +42,7 @@ use super::{
     deadlines::DeadlineIo,
     departure::DepartureWatch,
     frames::FollowedIo,
-    linger::{await_reset, close, linger, respond},
+    linger::{await_reset, close, has_unacknowledged_bytes, linger, linger_until_acknowledged, respond},
     request_body::RequestBody,
     shared_io::SharedIo,
     streams::{StreamDelivery, StreamExecutor},
@@ -213,11 +213,22 @@ pub async fn serve<S>(
     } else if activity.is_head_refused() && !activity.is_on_http2() {
         let refuses = standing.run_until_told(Box::pin(refuse_head(shared_io.clone(), &context)));
         context.drain.cut.run_until_cancelled(refuses).await;
-    } else if activity.lingers(|| context.drain.stopped() && shared_io.has_unread()) {
-        let lingers = standing.run_until_told(Box::pin(linger(shared_io.clone())));
-        context.drain.cut.run_until_cancelled(lingers).await;
-    } else {
+    } else if activity.is_given_up() {
         await_decision(&activity, &shared_io, &context).await;
+    } else {
+        let may_be_sending = activity.may_be_sending();
+        if !may_be_sending {
+            await_decision(&activity, &shared_io, &context).await;
+        }
+        // Else one more byte from the client would take it what it has not received.
+        let lingers = async {
+            if may_be_sending || shared_io.has_unread() {
+                linger(shared_io.clone()).await;
+            } else if has_unacknowledged_bytes(&shared_io) {
+                linger_until_acknowledged(shared_io.clone()).await;
+            }
+        };
+        context.drain.cut.run_until_cancelled(standing.run_until_told(Box::pin(lingers))).await;
     }
     activity.receipts.decide(|| shared_io.was_reset() || shared_io.has_unacknowledged());
 }

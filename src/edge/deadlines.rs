@@ -629,7 +629,7 @@ mod tests {
         let began = Instant::now();
         let error = timed.write_all(&[0; 8]).await.unwrap_err();
         assert_eq!((error.kind(), began.elapsed()), (io::ErrorKind::TimedOut, IDLE));
-        assert!(!activity.lingers(|| true));
+        assert!(activity.is_given_up());
     }
 
     /// hyper has buffered the whole response, and the request has ended.

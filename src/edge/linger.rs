@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use super::client_socket::ClientSocket;
@@ -20,6 +20,8 @@ use crate::deadline::within;
 const QUIET: Duration = Duration::from_secs(2);
 /// How long to read at most.
 const TOTAL: Duration = Duration::from_secs(10);
+/// How often it is looked whether the client has got everything.
+const LOOK: Duration = Duration::from_millis(50);
 /// How much to read at most, in bytes: a client that sends more does not stop to read a response.
 const BYTES: usize = 64 * 1024 * 1024;
 
@@ -58,6 +60,24 @@ pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut io: S) {
         }
     };
     within(TOTAL, discard).await;
+}
+
+/// The same, but not longer than the client's machine has not acknowledged what was written.
+pub(super) async fn linger_until_acknowledged<S: AsyncRead + AsyncWrite + ClientSocket + Clone + Unpin>(io: S) {
+    let acknowledged = async {
+        while has_unacknowledged_bytes(&io) {
+            sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = linger(io.clone()) => {}
+        () = acknowledged => {}
+    }
+}
+
+/// Beside the end, which counts as a byte.
+pub(super) fn has_unacknowledged_bytes(io: &impl ClientSocket) -> bool {
+    io.unacknowledged().is_some_and(|bytes| bytes > 1)
 }
 
 #[cfg(test)]

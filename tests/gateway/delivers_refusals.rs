@@ -1,4 +1,4 @@
-//! A refusal reaches a client that is still sending (RFC 9112, section 9.6; RFC 9113, section 8.1).
+//! A refusal, or another last response, reaches a client that is still sending (RFC 9112, section 9.6; RFC 9113, section 8.1).
 //!
 //! The clients here are like Python's `http.client`: they send a request to its end and read only then, and an error while
 //! sending is an error of the request.
@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fastrac_sandbox::{Act, Fault};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, pki_types::pem::PemObject as _};
 
 use crate::{
@@ -147,6 +148,32 @@ fn http2_clients_read_a_refusal_too() {
         // The connection goes on.
         assert_eq!(connection.send(get("/courier/all").by("shop")).await.expect("joined").expect("whole").0, 200);
     });
+}
+
+/// As clients do that end a body with a line break, or send the next request before they have read that the connection ends.
+#[test]
+fn the_last_response_is_read_whole_by_a_client_that_has_sent_more() {
+    let gateway = TestGateway::new();
+    gateway.sandbox.fault(Fault::on("v2.couriers", Act::Long { bytes: 50_000 }));
+    let lookup = get("/courier/all").by("shop");
+    let length = gateway.send(lookup.clone()).body.len();
+    let last = lookup.clone().header("connection", "close");
+    for more in [b"\r\n".to_vec(), lookup.bytes()] {
+        for ends in [false, true] {
+            let mut connection = gateway.connect();
+            connection.receive_little_ahead();
+            connection.write(&last.bytes());
+            thread::sleep(Duration::from_millis(20));
+            connection.write(&more);
+            if ends {
+                connection.finish();
+            }
+            thread::sleep(Duration::from_millis(100));
+            let response = connection.read_response("GET").expect("a response");
+            assert_eq!((response.outcome(), response.body.len(), response.whole), ("hit", length, true));
+            assert!(connection.ends());
+        }
+    }
 }
 
 #[test]

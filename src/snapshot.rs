@@ -10,6 +10,7 @@ mod address;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use rustls::RootCertStore;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -92,6 +93,8 @@ pub struct Account {
     pub base: Route,
     pub v1: Route,
     pub v2: Route,
+    /// They verify Fastrac's certificates; `None`: no address is `https://`.
+    pub authorities: Option<Arc<RootCertStore>>,
     /// Of these three.
     pub address: Arc<AddressState>,
     pub keys: Arc<Keys>,

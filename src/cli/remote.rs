@@ -26,7 +26,7 @@ use super::{FAILED, WRONG, output};
 use crate::{
     app::choose_crypto,
     connector::Connector,
-    files::read::read_input,
+    files::{read::read_input, roots},
     http_client::{self, Connection, HttpBounds, HttpError, HttpResponse, HttpServer},
     upstream::connect::client_config,
 };
@@ -305,7 +305,8 @@ impl AdminClient {
 
     fn tls_config(&self) -> Result<Arc<ClientConfig>, AdminClientError> {
         choose_crypto();
-        client_config(self.credentials.ca.as_deref()).map_err(|error| usage(format!("--ca: {error}")))
+        let roots = roots(self.credentials.ca.as_deref()).map_err(|error| usage(format!("--ca: {error}")))?;
+        Ok(client_config(Arc::new(roots)))
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use http::HeaderValue;
+use rustls::RootCertStore;
 
 use super::{Keepers, Live, StartError, counts::Counts};
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     catalog::{Catalog, Service},
     config::{self, Config, Endpoint, KeySource},
     connector::Connector,
+    files::roots,
     keys::{Keeper, KeySettings, Keys, Observer, PairSource, SourceId, Vault, VaultError},
     memory::{Memory, MemoryShares},
     record::{LiveSecrets, Masker, Names, Recorder},
@@ -251,7 +253,8 @@ enum KeyChange {
 impl AccountBuilder<'_> {
     fn build(&self, previous: Option<PreviousAccount<'_>>) -> Result<(Arc<Account>, KeyChange), StartError> {
         let settings = self.settings;
-        let AccountRoutes { base, v1, v2 } = self.routes(previous)?;
+        let authorities = self.authorities()?;
+        let AccountRoutes { base, v1, v2 } = self.routes(previous, authorities.as_ref())?;
         let AccountKeys { keys, source, change } = self.keys(previous)?;
         let budget = self.counts.budget(settings);
         let address = match previous {
@@ -267,6 +270,7 @@ impl AccountBuilder<'_> {
             base,
             v1,
             v2,
+            authorities,
             address,
             keys,
             source,
@@ -312,19 +316,30 @@ impl AccountBuilder<'_> {
         Ok(AccountKeys { keys: account.keys.clone(), source: source_id, change })
     }
 
+    /// The certificate authorities as they are now: the file may have been replaced under its name.
+    fn authorities(&self) -> Result<Option<Arc<RootCertStore>>, StartError> {
+        let rootless = |source| StartError::Authorities { account: self.settings.name.clone(), source };
+        let tls = endpoints(self.settings).iter().any(|endpoint| endpoint.tls);
+        tls.then(|| roots(self.settings.ca.as_deref()).map(Arc::new).map_err(rootless)).transpose()
+    }
+
     /// The routes to the account's three addresses; those to the same host share their connections.
-    fn routes(&self, previous: Option<PreviousAccount<'_>>) -> Result<AccountRoutes, StartError> {
+    fn routes(
+        &self,
+        previous: Option<PreviousAccount<'_>>,
+        authorities: Option<&Arc<RootCertStore>>,
+    ) -> Result<AccountRoutes, StartError> {
         let AccountBuilder { settings, live, .. } = *self;
+        let anchors = |of: Option<&Arc<RootCertStore>>| of.map(|authorities| authorities.roots.clone());
         if let Some(PreviousAccount { account, settings: old }) = previous
             && is_same_address(old, settings)
-            && (&old.ca, &old.proxy) == (&settings.ca, &settings.proxy)
+            && old.proxy == settings.proxy
+            && anchors(account.authorities.as_ref()) == anchors(authorities)
         {
             return Ok(AccountRoutes { base: account.base.clone(), v1: account.v1.clone(), v2: account.v2.clone() });
         }
         let unusable = |source| StartError::Account { account: settings.name.clone(), source };
-        let tls = endpoints(settings).iter().any(|endpoint| endpoint.tls);
-        let rootless = |source| StartError::Authorities { account: settings.name.clone(), source };
-        let tls = if tls { Some(client_config(settings.ca.as_deref()).map_err(rootless)?) } else { None };
+        let tls = authorities.cloned().map(client_config);
         let dialer = Dialer { connector: live.connector.clone(), proxy: settings.proxy.clone() };
         let connections = live.metrics.upstream_connections(&settings.name);
         let mut known: Vec<Route> = Vec::new();

@@ -8,9 +8,9 @@ use crate::{
     config::{self, check::Environment},
     connector::Connector,
     edge::tls::TlsListeners,
+    files::roots,
     keys::{PairSource, Vault},
     record::Metrics,
-    upstream::connect::client_config,
 };
 
 use super::*;
@@ -198,12 +198,12 @@ async fn about_certificate_authorities() {
         ("broken", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
     ] {
         let case = Case::new(&text, &[("ca.pem", content)]);
-        let run = client_config(case.config.accounts[0].ca.as_deref()).err().map(|error| error.to_string());
+        let run = roots(case.config.accounts[0].ca.as_deref()).err().map(|error| error.to_string());
         assert_same(&case.check(), run.as_deref(), name);
     }
     crate::app::choose_crypto();
     let case = Case::new(&text, &[("ca.pem", good.as_bytes())]);
-    assert!(case.check().is_empty() && client_config(case.config.accounts[0].ca.as_deref()).is_ok());
+    assert!(case.check().is_empty() && roots(case.config.accounts[0].ca.as_deref()).is_ok());
 }
 
 #[test]

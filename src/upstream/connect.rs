@@ -6,7 +6,6 @@
 
 use std::{
     io::{self, ErrorKind, Read as _},
-    path::Path,
     pin::Pin,
     sync::{
         Arc,
@@ -17,7 +16,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -29,7 +28,6 @@ use super::proxy;
 use crate::{
     config::{Endpoint, Proxy},
     connector::{ConnectError, Connector, UnusableConnection},
-    files::{RootsError, roots},
     record::UpstreamConnections,
 };
 
@@ -114,14 +112,11 @@ impl Destination {
     }
 }
 
-/// TLS settings with the roots of `ca`, or the platform's.
-///
-/// # Errors
-/// [`RootsError`] if there are no roots.
-pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, RootsError> {
-    let mut config = ClientConfig::builder().with_root_certificates(roots(ca)?).with_no_client_auth();
+/// TLS settings with these roots.
+pub fn client_config(roots: Arc<RootCertStore>) -> Arc<ClientConfig> {
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Arc::new(config)
 }
 
 /// An open connection.

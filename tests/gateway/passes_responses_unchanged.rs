@@ -341,3 +341,24 @@ fn tls_to_fastrac_requires_the_configured_authority() {
     }
     assert_eq!(sandbox.counters().requests, before);
 }
+
+/// The usual way to replace an authority: a mounted file has another content.
+#[test]
+fn a_reload_reads_the_authorities_again() {
+    let (own, stranger) = (Certificates::new(), Certificates::new());
+    let sandbox = Sandbox::start(Options { tls: Some(own.server()), ..sandbox() }).expect("a sandbox");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, &stranger.authority).expect("written");
+    let account = format!("ca = \"{}\"", file.display());
+    let base_url = Some(format!("https://127.0.0.1:{}", sandbox.addr().port()));
+    let setup = Setup { account: Box::leak(account.into_boxed_str()), base_url, wait: false, ..Setup::default() };
+    let gateway = setup.start();
+    until("a pair", || gateway.app().gateway.was_ready());
+    for (province, (authority, status)) in (31..).zip([(&stranger, 502), (&own, 200), (&own, 200), (&stranger, 502)]) {
+        std::fs::write(&file, &authority.authority).expect("written");
+        gateway.app().gateway.reload().expect("reloaded");
+        let lookup = get(&format!("/region/city?province_id={province}")).by("shop");
+        assert_eq!(gateway.send(lookup).status, status);
+    }
+}

@@ -27,7 +27,7 @@ pub struct AccountTable {
     /// Address, prefix or auth style of `v2` operations, if different.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub v2: Option<VersionTable>,
-    /// PEM file: roots of Fastrac's certificate, instead of the platform's.
+    /// PEM file: roots of Fastrac's certificate, instead of the platform's. A reload reads it again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<Parsed<PathBuf>>,
     /// HTTP CONNECT proxy through which Fastrac is reached.

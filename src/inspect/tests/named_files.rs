@@ -132,7 +132,7 @@ impl Case {
     async fn run(&self) -> String {
         let listeners = TlsListeners::open(&self.config.listen, &Metrics::new().unwrap()).err();
         let account = &self.config.accounts[0];
-        let authorities = account.ca.as_deref().map(|ca| client_config(Some(ca))).and_then(Result::err);
+        let authorities = account.ca.as_deref().map(|ca| roots(Some(ca))).and_then(Result::err);
         let vault = self.config.vault.as_ref().map(|vault| Arc::new(Vault::open(vault, Connector::default()).unwrap()));
         let source = PairSource::open(&account.keys, &account.name, vault.as_ref()).unwrap();
         let pair = KeyPair::new(Secret::new("a".to_owned()), Secret::new("b".to_owned())).unwrap();

@@ -38,6 +38,8 @@ pub(super) struct Activity {
     busy: AtomicUsize,
     /// Those of them whose body is still being received.
     receiving: AtomicUsize,
+    /// Those of them whose response is complete here and waits for its client.
+    delivering: AtomicUsize,
     /// Whether a request head has begun and is not complete.
     in_head: AtomicBool,
     /// There was no memory for the rest of the head in progress.
@@ -108,6 +110,7 @@ impl Activity {
             header_read,
             busy: AtomicUsize::new(0),
             receiving: AtomicUsize::new(0),
+            delivering: AtomicUsize::new(0),
             in_head: AtomicBool::new(false),
             head_refused: AtomicBool::new(false),
             requested: AtomicBool::new(false),
@@ -225,7 +228,7 @@ impl Activity {
         if !is_bodiless {
             self.receiving.fetch_add(1, Relaxed);
         }
-        self.note_use();
+        self.note_use(Instant::now);
         self.framing.store(0, Relaxed);
         self.is_bodiless.store(is_bodiless, Relaxed);
         self.requested.store(true, Relaxed);
@@ -242,16 +245,24 @@ impl Activity {
     pub(super) fn body_ended(&self, whole: bool) {
         self.receiving.fetch_sub(1, Relaxed);
         if whole {
-            self.note_use();
+            self.note_use(Instant::now);
         }
     }
 
-    fn note_use(&self) {
-        self.standing.is_used(match self.busy.load(Relaxed) {
+    /// Records that the response to a request is complete here, and waits for its client from then on.
+    pub(super) fn delivery_began(&self, at: Instant) {
+        self.delivering.fetch_add(1, Relaxed);
+        self.note_use(|| at);
+    }
+
+    fn note_use(&self, since: impl FnOnce() -> Instant) {
+        let waits = || self.receiving.load(Relaxed) + self.delivering.load(Relaxed);
+        let used = match self.busy.load(Relaxed) {
             0 => ConnectionUse::Idle,
-            busy if busy <= self.receiving.load(Relaxed) => ConnectionUse::Receiving,
+            busy if busy <= waits() => ConnectionUse::AwaitsClient,
             _ => ConnectionUse::Busy,
-        });
+        };
+        self.standing.is_used(used, since);
     }
 
     /// Records that the client has sent the whole preface of HTTP/2, which counts as a head until then.
@@ -311,14 +322,17 @@ impl Activity {
         }
     }
 
-    /// Records that a request has ended, completely or not.
-    pub(super) fn request_ended(&self) {
+    /// Records that a request has ended, completely or not. `delivered`: its delivery had begun.
+    pub(super) fn request_ended(&self, delivered: bool) {
         let is_http2 = self.http2.load(Relaxed);
         if is_http2 {
             self.beside.store(self.beside.load(Relaxed).saturating_sub(self.each), Relaxed);
         }
+        if delivered {
+            self.delivering.fetch_sub(1, Relaxed);
+        }
         let in_progress = self.busy.fetch_sub(1, Relaxed);
-        self.note_use();
+        self.note_use(Instant::now);
         match in_progress {
             1 if is_http2 => self.idle_begins(),
             1 => self.ends_in(self.idle),
@@ -378,6 +392,11 @@ impl Activity {
     /// Whether a request is in progress.
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Relaxed) > 0
+    }
+
+    /// Whether a request is in progress whose response is not complete here, or is that to an order.
+    pub(super) fn has_work(&self) -> bool {
+        self.busy.load(Relaxed) > self.delivering.load(Relaxed)
     }
 
     /// On HTTP/2: whether a response is awaited, or not written whole.
@@ -457,12 +476,12 @@ pub(super) mod tests {
         // One is complete, another follows.
         activity.heads_came(1, true);
         assert_eq!(activity.request_began(false), began);
-        activity.request_ended();
+        activity.request_ended(false);
         tokio::time::advance(Duration::from_secs(3)).await;
         activity.heads_came(1, false);
         assert_eq!(activity.request_began(false), began + Duration::from_secs(3));
         // A head that h2 refuses leaves the connection idle.
-        activity.request_ended();
+        activity.request_ended(false);
         activity.heads_came(1, false);
         assert_eq!(activity.deadline(), Some(Instant::now() + IDLE));
     }

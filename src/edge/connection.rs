@@ -136,8 +136,8 @@ impl Context {
         };
         let stream = http2.then(|| self.streams.open(activity));
         let has_chunks = request.version() >= Version::HTTP_11;
-        let guard =
-            RequestGuard { activity: activity.clone(), closing: self.drain.closing.clone(), stream, has_chunks };
+        let closing = self.drain.closing.clone();
+        let guard = RequestGuard { activity: activity.clone(), closing, stream, has_chunks, delivers: false };
         let arrival = Arrival { began, close, client, guard };
         let request = request.map(|body| RequestBody::new(body, http2, activity.clone()));
         path::serve(self.current.load_full(), self.worker.clone(), request, arrival)
@@ -277,7 +277,7 @@ where
         if let Poll::Ready(ended) = poll(connection.as_mut(), context, &mut watch, cx) {
             return Poll::Ready(Ending::Ended(ended));
         }
-        if standing.is_to_leave() && !activity.is_busy() {
+        if standing.is_to_leave() && !activity.has_work() {
             return Poll::Ready(Ending::MakesRoom);
         }
         // HTTP/2 has no `Connection: close`. GOAWAY comes with a request in progress or a response: a client that is just
@@ -313,9 +313,12 @@ where
             let ends = async {
                 match within(SETTLED, winds_down.as_mut()).await {
                     Some(ended) => ended,
-                    // A response to a service may not be written.
-                    None if standing.is_identified() => winds_down.await,
-                    None => Ok(()),
+                    // The response to an order may not be written.
+                    None if !activity.receipts.are_none() => winds_down.await,
+                    None => {
+                        activity.given_up.store(true, Ordering::Relaxed);
+                        Ok(())
+                    }
                 }
             };
             context.drain.cut.run_until_cancelled(ends).await.unwrap_or(Ok(()))
@@ -406,6 +409,8 @@ struct RequestGuard {
     stream: Option<Arc<StreamDelivery>>,
     /// Whether the protocol says where a response without a length ends.
     has_chunks: bool,
+    /// The response is complete here, and waits for its client.
+    delivers: bool,
 }
 
 impl path::ExchangeGuard for RequestGuard {
@@ -421,6 +426,10 @@ impl path::ExchangeGuard for RequestGuard {
         // Over HTTP/2, GOAWAY follows it.
         if response.closes || (self.stream.is_some() && self.is_ending()) {
             self.activity.response_closes();
+        }
+        if response.ends_by.is_none() && response.receipt.is_none() {
+            self.delivers = true;
+            self.activity.delivery_began(response.at);
         }
         if !self.has_chunks && response.ends_by.is_some() {
             self.activity.response_is_unended(true);
@@ -441,7 +450,7 @@ impl path::ExchangeGuard for RequestGuard {
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.activity.request_ended();
+        self.activity.request_ended(self.delivers);
     }
 }
 

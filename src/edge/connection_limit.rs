@@ -4,10 +4,10 @@
 //! eighth of that at most. A reload changes the number, and closes none by itself.
 //! If there are as many, some make room ([`LeavesAs`] says which, in this order). First strangers: connections without an
 //! identified request so far, older than [`SETTLED`], of the network that has most of them the oldest first. Then, while
-//! strangers are few, connections of services without a request that has come whole for [`UNUSED`], of the service that has
-//! most connections: idle ones, and if there is none, those of uploads. So neither somebody without credentials nor a service
-//! whose pool leaks or whose uploads do not end keeps callers out, and a client that has just connected has time for its
-//! first request. One that is used before it ends stays. Never fails.
+//! strangers are few, connections of services on which the gateway has had nothing to do for [`UNUSED`], of the service that has
+//! most connections: idle ones, and if there is none, those that wait for their client to send a body or to take a response. So
+//! neither somebody without credentials nor a service whose pool leaks, whose uploads do not end or which takes no responses keeps
+//! callers out, and a client that has just connected has time for its first request. One that is used before it ends stays. Never fails.
 
 use std::{
     cmp::Reverse,
@@ -31,7 +31,7 @@ use crate::{caller::IdentifiedService, peer::network};
 
 /// How long a connection is not closed for another one: the time for its handshakes and its first request.
 pub(super) const SETTLED: Duration = Duration::from_secs(1);
-/// How long a service's connection has had no request that has come whole if it is closed for another one.
+/// How long the gateway has had nothing to do on a service's connection if that is closed for another one.
 const UNUSED: Duration = Duration::from_secs(5);
 /// Connections of services are closed for new ones only while at most one in so many is a stranger's: a flood of strangers
 /// would close them all.
@@ -83,8 +83,8 @@ enum LeavesAs {
     Stranger = 1,
     /// A service's, without a request.
     Idle,
-    /// A service's, with requests whose bodies have not come whole.
-    Receiving,
+    /// A service's, whose client is waited for.
+    AwaitsClient,
 }
 
 /// The requests in progress on a connection.
@@ -93,8 +93,9 @@ enum LeavesAs {
 pub(super) enum ConnectionUse {
     /// There is none.
     Idle,
-    /// The bodies of all of them are still being received.
-    Receiving,
+    /// Each waits for its client: to send the rest of its body, or to take the rest of a response that is complete here. (Not
+    /// that to an order, which is worth a place.)
+    AwaitsClient,
     Busy,
 }
 
@@ -217,7 +218,7 @@ impl ConnectionTable {
         }
         match self.of_services(ConnectionUse::Idle, now) {
             idle if !idle.is_empty() => (LeavesAs::Idle, idle),
-            _ => (LeavesAs::Receiving, self.of_services(ConnectionUse::Receiving, now)),
+            _ => (LeavesAs::AwaitsClient, self.of_services(ConnectionUse::AwaitsClient, now)),
         }
     }
 
@@ -274,8 +275,8 @@ impl ConnectionStanding {
         }
     }
 
-    /// It is used like that from now on.
-    pub(super) fn is_used(&self, used: ConnectionUse) {
+    /// It is used like that from then on.
+    pub(super) fn is_used(&self, used: ConnectionUse, since: impl FnOnce() -> Instant) {
         let number = used as u64;
         if self.used.load(Relaxed) % 4 == number {
             return;
@@ -286,7 +287,8 @@ impl ConnectionStanding {
                 self.leaves_as.store(0, Relaxed);
             }
         } else {
-            self.used.store(self.opened.elapsed().as_micros() as u64 * 4 + number, Relaxed);
+            let since = since().saturating_duration_since(self.opened);
+            self.used.store(since.as_micros() as u64 * 4 + number, Relaxed);
         }
     }
 
@@ -295,7 +297,7 @@ impl ConnectionStanding {
         let number = self.used.load(Relaxed);
         let used = match number % 4 {
             0 => ConnectionUse::Idle,
-            1 => ConnectionUse::Receiving,
+            1 => ConnectionUse::AwaitsClient,
             _ => ConnectionUse::Busy,
         };
         (used, now.duration_since(self.opened + Duration::from_micros(number / 4)))
@@ -311,7 +313,8 @@ impl ConnectionStanding {
         self.told.notify_waiters();
     }
 
-    /// Whether it is to make room: a stranger's is not any more once it is identified, nor a service's once a request has come whole.
+    /// Whether it is to make room: a stranger's is not any more once it is identified, nor a service's once the gateway has something
+    /// to do.
     pub(super) fn is_to_leave(&self) -> bool {
         match self.leaves_as.load(Relaxed) {
             0 => false,
@@ -321,7 +324,7 @@ impl ConnectionStanding {
 
     /// Whether the bodies that it receives are not waited for any longer.
     pub(super) fn gives_bodies_up(&self) -> bool {
-        self.leaves_as.load(Relaxed) == LeavesAs::Receiving as u8
+        self.leaves_as.load(Relaxed) == LeavesAs::AwaitsClient as u8
     }
 
     /// How often it was told to make room; [`ConnectionStanding::told`] waits for the next time.
@@ -464,7 +467,7 @@ mod tests {
         drop((open.remove(1), open.remove(1)));
         open.extend(limit.admit(peer(3)));
         identify(&open[1]);
-        open[1].standing.is_used(ConnectionUse::Busy);
+        open[1].standing.is_used(ConnectionUse::Busy, Instant::now);
         tokio::time::advance(UNUSED).await;
         open.extend(limit.admit_or_make_room(peer(4)).await);
         assert_eq!((open.len(), told(&open)), (3, vec![0]));
@@ -482,7 +485,7 @@ mod tests {
     }
 
     fn use_all(connections: &[AdmittedConnection], used: ConnectionUse) {
-        connections.iter().for_each(|connection| connection.standing.is_used(used));
+        connections.iter().for_each(|connection| connection.standing.is_used(used, Instant::now));
     }
 
     /// A service whose pool leaks kept all others out. Until a connection has been idle for a while, nobody makes room.
@@ -514,15 +517,15 @@ mod tests {
     /// Uploads that did not end kept all others out, for `limits.request`.
     #[tokio::test(start_paused = true)]
     async fn uploads_make_room_where_no_connection_is_idle() {
-        use ConnectionUse::{Busy, Idle, Receiving};
+        use ConnectionUse::{AwaitsClient, Busy, Idle};
         let limit = ConnectionLimit::new(8);
         let open = of_services(&limit, &["low", "low", "low", "low", "low", "low", "high", "high"]);
         use_all(&open, Busy);
-        use_all(&open[4..], Receiving);
+        use_all(&open[4..], AwaitsClient);
         use_all(&open[..1], Idle);
         tokio::time::advance(UNUSED / 2).await;
         use_all(&open[4..5], Busy);
-        use_all(&open[4..5], Receiving);
+        use_all(&open[4..5], AwaitsClient);
         tokio::time::advance(UNUSED / 2).await;
         let first = limit.admit_or_make_room(peer(1)).await.unwrap();
         assert_eq!((told(&open), open[0].standing.gives_bodies_up()), (vec![0], false));

@@ -462,7 +462,7 @@ mod tests {
                 assert_eq!(timed.read(&mut [0; 64]).await.unwrap(), piece.len());
             }
             activity.request_began(true);
-            activity.request_ended();
+            activity.request_ended(false);
             let ended = Instant::now();
             assert_eq!(timed.read(&mut [0; 64]).await.unwrap(), 0, "{pieces:?}");
             assert_eq!(ended.elapsed(), IDLE, "{pieces:?}");
@@ -483,7 +483,7 @@ mod tests {
         let mut read = std::pin::pin!(timed.read(&mut buffer));
         let first = std::future::poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx).is_pending())).await;
         assert!(first);
-        activity.request_ended();
+        activity.request_ended(false);
         assert_eq!(read.await.unwrap(), 0);
         assert_eq!(began.elapsed().as_secs(), 75);
     }
@@ -505,7 +505,7 @@ mod tests {
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 3);
         activity.request_began(false);
         stays_open(&mut timed).await;
-        activity.request_ended();
+        activity.request_ended(false);
         let ended = Instant::now();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(ended.elapsed().as_secs(), 75);
@@ -515,7 +515,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_idle_time_is_not_counted_from_the_next_wake_up() {
         let (_peer, mut timed, activity) = busy(64).await;
-        activity.request_ended();
+        activity.request_ended(false);
         let (ended, mut written) = (Instant::now(), false);
         let read = std::future::poll_fn(|cx| {
             let read = poll_read(&mut timed, cx);
@@ -536,7 +536,7 @@ mod tests {
             activity.is_http2();
             let end = |written: bool| {
                 if written == ends_with_the_write {
-                    activity.request_ended()
+                    activity.request_ended(false)
                 }
             };
             end(false);
@@ -588,7 +588,7 @@ mod tests {
         let (mut timed, began) = (timed_io(LateFlush(io, late), activity.clone()), Instant::now());
         activity.request_began(false);
         timed.write_all(b"response").await.unwrap();
-        activity.request_ended();
+        activity.request_ended(false);
         timed.flush().await.unwrap();
         assert_eq!(timed.read(&mut [0; 8]).await.unwrap(), 0);
         assert_eq!(began.elapsed().as_secs(), 145);
@@ -637,7 +637,7 @@ mod tests {
     async fn a_response_that_is_being_read_is_not_idle() {
         let (mut peer, mut timed, activity) = busy(64).await;
         timed.write_all(&[0; 64]).await.unwrap();
-        activity.request_ended();
+        activity.request_ended(false);
         is_taken_now_and_then(&mut timed, &mut peer).await;
     }
 
@@ -718,7 +718,7 @@ mod tests {
                     timed.read_exact(&mut buffer).await.unwrap();
                 }
             }
-            (0..20).for_each(|_| activity.request_ended());
+            (0..20).for_each(|_| activity.request_ended(false));
         }
     }
 
@@ -733,7 +733,7 @@ mod tests {
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 1);
         activity.is_http2();
         activity.request_began(false);
-        activity.request_ended();
+        activity.request_ended(false);
         peer.write_all(b"ping").await.unwrap();
         assert_eq!(timed.read(&mut buffer).await.unwrap(), 4);
         activity.heads_came(0, false);

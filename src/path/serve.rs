@@ -70,6 +70,8 @@ pub trait ExchangeGuard: Send {
 
 /// What the connection must know about a response.
 pub struct ResponseStart {
+    /// When its head was ready.
+    pub at: Instant,
     /// It ends the connection.
     pub closes: bool,
     /// When it must be complete, if it is still being received.
@@ -158,7 +160,7 @@ fn respond<G: ExchangeGuard + 'static>(
     };
     let receipt = reply.receipt.take();
     let room = finish.exchange.room();
-    let delivery = finish.guard.answered(ResponseStart { closes: close, ends_by, receipt, room });
+    let delivery = finish.guard.answered(ResponseStart { at: now, closes: close, ends_by, receipt, room });
     let body = match reply.body {
         ReplyBody::Whole(bytes) => Body::whole(bytes),
         ReplyBody::Stream(stream) => Body::stream(*stream),

@@ -146,7 +146,7 @@ fn track(service: &str) -> Request {
 }
 
 /// A caller that reads nothing of its response.
-fn slow_reader(gateway: &TestGateway, request: &Request) -> TcpStream {
+pub(crate) fn slow_reader(gateway: &TestGateway, request: &Request) -> TcpStream {
     let mut stream = h2::run(async {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(64 * 1024).expect("set");
@@ -158,7 +158,7 @@ fn slow_reader(gateway: &TestGateway, request: &Request) -> TcpStream {
 }
 
 /// The same over HTTP/2, with a window that stays closed.
-fn closed_window(gateway: &TestGateway, request: &Request) -> TcpStream {
+pub(crate) fn closed_window(gateway: &TestGateway, request: &Request) -> TcpStream {
     narrow_window(gateway, request, 0)
 }
 

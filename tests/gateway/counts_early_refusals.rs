@@ -7,10 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fastrac_sandbox::{Act, Fault};
 use serde_json::{Value, json};
 
 use crate::{
     authority::Authority,
+    bodies,
+    bounds_memory::{closed_window, slow_reader},
     client::{Connection, get, post, request},
     hostile::frames::{
         CONTINUATION, END_HEADERS, END_STREAM, Event, FrameConnection, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS,
@@ -180,6 +183,44 @@ fn uploads_that_do_not_end_make_room() {
     assert!(events.contains(&Event::Status(1, 503)) && events.contains(&Event::End(3)), "{events:?}");
     assert_eq!(gateway.metric("requests_total", &[("service", "shop"), ("outcome", "overloaded")]), 3.0);
     assert!(gateway.received().iter().all(|entry| entry.uri.path() == "/courier/all"));
+}
+
+/// So did its responses that were not taken, for as long as 256 bytes a second were. That to an order keeps its place.
+#[test]
+fn responses_that_are_not_taken_make_room() {
+    const LONG: usize = 6_000_000;
+    let services = &[("other", "allow = [\"lookup\"]")];
+    let limits = "connections = 3\nanswer_buffer = \"8MiB\"\nmemory = \"128MiB\"";
+    let gateway = Setup { limits, services, ..Setup::default() }.start();
+    for operation in ["v2.track", "v2.order_express"] {
+        gateway.sandbox.fault(Fault::on(operation, Act::Long { bytes: LONG }));
+    }
+    let track = request("GET", "/order/track").json("{}").by("shop");
+    let mut order = slow_reader(&gateway, &post("/order/express", bodies::ORDER).by("shop"));
+    let readers = [slow_reader(&gateway, &track), closed_window(&gateway, &track)];
+    let used = || gateway.app().gateway.current.load().memory.used();
+    until("all are held", || used() > 3 * LONG);
+    let lookup = get("/courier/all").by("other");
+    assert_eq!(gateway.connect().read_response("GET").expect("a response").status, 503, "they may just be slow");
+    std::thread::sleep(Duration::from_millis(5_100));
+    let (mut first, mut second) = (gateway.connect(), gateway.connect());
+    assert_eq!(first.send(&lookup).status, 200);
+    // It is told once the first of them has ended.
+    if second.send(&lookup).status != 200 {
+        until("one has ended", || gateway.metric("client_connections", &[]) <= 3.0);
+        second = gateway.connect();
+        assert_eq!(second.send(&lookup).status, 200);
+    }
+    let gone = || gateway.metric("requests_total", &[("service", "shop"), ("outcome", "client_gone")]);
+    until("both have ended", || gone() == 2.0);
+    drop(readers);
+    assert_eq!(
+        gateway.connect().read_response("GET").expect("a response").status,
+        503,
+        "all are in use, or an order's"
+    );
+    let mut response = vec![0; LONG];
+    order.read_exact(&mut response).expect("the whole response");
 }
 
 #[test]

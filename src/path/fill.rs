@@ -69,6 +69,14 @@ impl Fallback {
         self.entry.waited_for(now - self.began, now);
     }
 
+    /// Has the response fetched again behind its use. A limit of the request's own service, which let it not be asked for,
+    /// says nothing of the others.
+    pub(super) fn refresh_behind(&self, call: &Call) {
+        if let Some(key) = call.cache_key() {
+            call.upstream.account.refreshes.request(&key, &self.entry, Instant::now());
+        }
+    }
+
     /// The stale response, after a fetch with this result; `None`: there was none, or none in time. `joined`: it was another
     /// request's.
     pub(super) fn reply(&self, result: Option<&FetchResult>, joined: bool) -> Reply {
@@ -159,6 +167,11 @@ pub(super) async fn fill(x: &mut Exchange, call: Box<Call>, fill: Fill, claim: C
         }
     }
     let result = shared.flatten();
+    if let Some(Err(refused)) = result.as_deref()
+        && refused.refusal.concerns_who_asked()
+    {
+        fallback.refresh_behind(&call);
+    }
     if result.is_some() && x.attempts().sent() == Sent::No {
         // Its claim has gone back, and the response is one from the cache.
         deadline.bound(Box::pin(call.charge_hit(x))).await.ok_or(Failure::NotStarted)??;

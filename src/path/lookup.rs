@@ -46,7 +46,8 @@ impl Unanswered {
         call: &Call,
         mut claim: Claim,
     ) -> Result<Reply, Refusal> {
-        let Unanswered::Fill(Fill { fallback: Some(fallback), .. }) = self else { return Err(refusal) };
+        let Unanswered::Fill(Fill { leader, fallback: Some(fallback), .. }) = self else { return Err(refusal) };
+        drop(leader);
         stale_instead(&fallback, x, call, &mut claim).await
     }
 }
@@ -61,6 +62,7 @@ async fn stale_instead(
     call.claim_hit(x, claim).await?;
     call.record(claim).await?;
     claim.keep();
+    fallback.refresh_behind(call);
     Ok(fallback.reply(None, false))
 }
 

@@ -318,9 +318,24 @@ fn a_services_own_limits_leave_them_too() {
         let response = gateway.send(request(0));
         assert_stale(&response, &stored, service);
         assert_eq!((cache_status(&response), response.sent()), ("fwd=stale", "no"), "{service}");
-        assert_eq!(gateway.send(city(0)).outcome(), "ok", "that says nothing of other services");
+        // That says nothing of other services, and the response is fetched again behind its use.
+        assert_ne!(gateway.send(city(0)).outcome(), "stale");
         std::thread::sleep(Duration::from_millis(250));
     }
+}
+
+/// Nobody else asks for it.
+#[test]
+fn a_service_whose_quota_is_used_up_gets_no_ever_older_response() {
+    let more = "[operations.\"v2.city\"]\ncache = { fresh = \"2s\", stale_if_error = \"1h\", refresh_ahead = 1 }\n";
+    let services = &[("small", "quota = { per_day = 1 }")];
+    let gateway = Setup { more, services, ..Setup::default() }.start();
+    let ask = || gateway.send(lookup(0).by("small"));
+    assert_eq!(ask().outcome(), "ok");
+    // Beyond twice `fresh`, Fastrac is asked first.
+    std::thread::sleep(Duration::from_millis(4_100));
+    assert_eq!(ask().outcome(), "stale");
+    until("it is fetched again", || ask().outcome() == "hit");
 }
 
 /// The service without a share is refused again and again; that with one still gets what its share pays for.

@@ -313,8 +313,8 @@ where
             let ends = async {
                 match within(SETTLED, winds_down.as_mut()).await {
                     Some(ended) => ended,
-                    // The response to an order may not be written.
-                    None if !activity.receipts.are_none() => winds_down.await,
+                    // A request has come meanwhile, or the response to an order may not be written.
+                    None if !standing.is_to_leave() || !activity.receipts.are_none() => winds_down.await,
                     None => {
                         activity.given_up.store(true, Ordering::Relaxed);
                         Ok(())

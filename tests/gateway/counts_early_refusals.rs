@@ -130,6 +130,7 @@ fn over_http2(gateway: &TestGateway, requests: &[Vec<u8>]) -> FrameConnection {
 fn events_until(connection: &FrameConnection, last: Event) -> Vec<Event> {
     let (mut events, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(10));
     while events.last() != Some(&last) {
+        assert_ne!(events.last(), Some(&Event::Closed), "no {last:?} after {events:?}");
         events.push(connection.next(deadline).unwrap_or_else(|| panic!("no {last:?} after {events:?}")));
     }
     events
@@ -144,6 +145,24 @@ fn idle_http2_connections_that_take_no_goaway_make_room_at_once() {
     idle.iter().for_each(|connection| drop(events_until(connection, Event::Status(1, 200))));
     std::thread::sleep(Duration::from_millis(5_100));
     assert_eq!(gateway.connect().send(&lookup).status, 200);
+}
+
+/// One that has been told to make room when its request comes is not cut off before the response.
+#[test]
+fn a_request_that_comes_while_its_connection_makes_room_is_answered() {
+    let gateway = Setup { limits: "connections = 1", ..Setup::default() }.start();
+    let mut idle = over_http2(&gateway, &[request_frames(1, &get("/courier/all").by("shop"))]);
+    events_until(&idle, Event::Status(1, 200));
+    gateway.sandbox.fault(Fault { delay_ms: 2_500, ..Fault::on("v2.order_express", Act::Pass) });
+    std::thread::sleep(Duration::from_millis(5_100));
+    let mut caller = gateway.connect();
+    assert_eq!(caller.send(&get("/courier/all").by("shop")).status, 200);
+    idle.write(&request_frames(3, &post("/order/express", bodies::ORDER).by("shop")));
+    let events = events_until(&idle, Event::End(3));
+    assert!(!events.contains(&Event::Reset(3)), "{events:?}");
+    events_until(&idle, Event::Closed);
+    let line = gateway.lines(3).into_iter().find(|line| line["class"] == "order").expect("a line");
+    assert_eq!((&line["outcome"], &line["status"]), (&json!("ok"), &json!(200)));
 }
 
 /// One service's uploads that did not end kept all others out, for `limits.request`.

@@ -10,6 +10,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -207,7 +208,7 @@ impl Underway {
         let (operation, began) = (call.operation.name.clone(), Instant::now());
         self.operations.entry(operation.clone()).or_default().underway += 1;
         let task = self.fetches.spawn(async move {
-            let result = catch_panic(Box::pin(path::refresh(call, &due)).as_mut()).await.ok();
+            let result = catch_panic(pin!(path::refresh(call, &due))).await.ok();
             EndedRefresh { due, operation, took: began.elapsed(), result }
         });
         let hangs_at = began + HANGS;

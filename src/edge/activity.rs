@@ -262,7 +262,7 @@ impl Activity {
             busy if busy <= waits() => ConnectionUse::AwaitsClient,
             _ => ConnectionUse::Busy,
         };
-        self.standing.is_used(used, since);
+        self.standing.set_use(used, since);
     }
 
     /// Records that the client has sent the whole preface of HTTP/2, which counts as a head until then.

@@ -42,7 +42,7 @@ use super::{
     deadlines::DeadlineIo,
     departure::DepartureWatch,
     frames::FollowedIo,
-    linger::{await_reset, close, has_unacknowledged_bytes, linger, linger_until_acknowledged, respond},
+    linger::{await_reset, close, linger, linger_until_acknowledged, respond},
     request_body::RequestBody,
     shared_io::SharedIo,
     streams::{StreamDelivery, StreamExecutor},
@@ -224,7 +224,7 @@ pub async fn serve<S>(
         let lingers = async {
             if may_be_sending || shared_io.has_unread() {
                 linger(shared_io.clone()).await;
-            } else if has_unacknowledged_bytes(&shared_io) {
+            } else {
                 linger_until_acknowledged(shared_io.clone()).await;
             }
         };

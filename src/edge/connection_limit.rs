@@ -276,7 +276,7 @@ impl ConnectionStanding {
     }
 
     /// It is used like that from then on.
-    pub(super) fn is_used(&self, used: ConnectionUse, since: impl FnOnce() -> Instant) {
+    pub(super) fn set_use(&self, used: ConnectionUse, since: impl FnOnce() -> Instant) {
         let number = used as u64;
         if self.used.load(Relaxed) % 4 == number {
             return;
@@ -467,7 +467,7 @@ mod tests {
         drop((open.remove(1), open.remove(1)));
         open.extend(limit.admit(peer(3)));
         identify(&open[1]);
-        open[1].standing.is_used(ConnectionUse::Busy, Instant::now);
+        open[1].standing.set_use(ConnectionUse::Busy, Instant::now);
         tokio::time::advance(UNUSED).await;
         open.extend(limit.admit_or_make_room(peer(4)).await);
         assert_eq!((open.len(), told(&open)), (3, vec![0]));
@@ -485,7 +485,7 @@ mod tests {
     }
 
     fn use_all(connections: &[AdmittedConnection], used: ConnectionUse) {
-        connections.iter().for_each(|connection| connection.standing.is_used(used, Instant::now));
+        connections.iter().for_each(|connection| connection.standing.set_use(used, Instant::now));
     }
 
     /// A service whose pool leaks kept all others out. Until a connection has been idle for a while, nobody makes room.

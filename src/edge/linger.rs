@@ -62,22 +62,19 @@ pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut io: S) {
     within(TOTAL, discard).await;
 }
 
-/// The same, but not longer than the client's machine has not acknowledged what was written.
+/// The same, but only while the client's machine has not acknowledged what was written.
 pub(super) async fn linger_until_acknowledged<S: AsyncRead + AsyncWrite + ClientSocket + Clone + Unpin>(io: S) {
     let acknowledged = async {
-        while has_unacknowledged_bytes(&io) {
+        // The end counts as a byte.
+        while io.unacknowledged().is_some_and(|bytes| bytes > 1) {
             sleep(LOOK).await;
         }
     };
     tokio::select! {
-        () = linger(io.clone()) => {}
+        biased;
         () = acknowledged => {}
+        () = linger(io.clone()) => {}
     }
-}
-
-/// Beside the end, which counts as a byte.
-pub(super) fn has_unacknowledged_bytes(io: &impl ClientSocket) -> bool {
-    io.unacknowledged().is_some_and(|bytes| bytes > 1)
 }
 
 #[cfg(test)]

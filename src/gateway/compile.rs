@@ -330,11 +330,10 @@ impl AccountBuilder<'_> {
         authorities: Option<&Arc<RootCertStore>>,
     ) -> Result<AccountRoutes, StartError> {
         let AccountBuilder { settings, live, .. } = *self;
-        let anchors = |of: Option<&Arc<RootCertStore>>| of.map(|authorities| authorities.roots.clone());
         if let Some(PreviousAccount { account, settings: old }) = previous
             && is_same_address(old, settings)
             && old.proxy == settings.proxy
-            && anchors(account.authorities.as_ref()) == anchors(authorities)
+            && account.authorities.as_ref().map(|old| &old.roots) == authorities.map(|new| &new.roots)
         {
             return Ok(AccountRoutes { base: account.base.clone(), v1: account.v1.clone(), v2: account.v2.clone() });
         }

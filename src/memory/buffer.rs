@@ -79,8 +79,7 @@ impl ClaimedBuffer {
     /// What was collected, and the claim for it.
     pub fn into_parts(self) -> (Bytes, MemoryClaim) {
         let ClaimedBuffer { mut claim, first, all, .. } = self;
-        let capacity = if all.is_empty() { first.len() } else { all.capacity() };
-        let bytes = if all.is_empty() { first } else { Bytes::from(all) };
+        let (capacity, bytes) = if all.is_empty() { (first.len(), first) } else { (all.capacity(), Bytes::from(all)) };
         claim.shrink_to(capacity);
         (bytes, claim)
     }

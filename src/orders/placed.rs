@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+
 use super::journal::OrderRow;
 use crate::{
     outcome::Outcome,
     store::{Store, StoreError, StoreTable, StoredRow, WriteBatch},
 };
-use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 /// By the number of the order as eight big-endian bytes; [`SINCE`] has the time of the first start.
 const PLACED: StoreTable<PlacedOrder> = StoreTable::new("orders.placed");

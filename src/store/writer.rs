@@ -237,14 +237,12 @@ impl StoreWriter {
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             self.health.set_busy(true);
-            let (mut group, mut bytes) = (Vec::new(), 0);
+            let mut writes = Vec::new();
             while let Some(StoreJob::Write(write)) = next {
-                bytes += write.batch.size();
-                group.push(write);
-                let has_room = group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES;
-                next = if has_room { queue.try_recv().ok() } else { None };
+                writes.push(write);
+                next = if writes.len() < MAX_GROUP { queue.try_recv().ok() } else { None };
             }
-            self.commit(group);
+            self.commit(writes);
             match next {
                 Some(StoreJob::Read(read)) => read(self.database().as_deref().map_err(Clone::clone)),
                 Some(StoreJob::Copy(to, copied)) => {

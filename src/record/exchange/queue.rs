@@ -147,12 +147,6 @@ impl Chunk {
     }
 }
 
-/// Lines that the writer takes at once.
-#[derive(Default)]
-pub(super) struct LineBatch {
-    pub(super) chunks: Vec<Chunk>,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum QueueState {
     Open,
@@ -167,12 +161,12 @@ struct Gap {
 }
 
 pub(super) struct Queue {
-    batch: LineBatch,
+    chunks: Vec<Chunk>,
     /// Room for lines.
     room: Sizes,
     /// What the lines take, from [`Queue::append`] until they are written.
     used: Sizes,
-    /// Size of `batch`, bytes.
+    /// Size of `chunks`, bytes.
     queued: usize,
     /// Lines refused since the last one that was accepted.
     gap: Option<Gap>,
@@ -186,7 +180,7 @@ pub(super) struct Queue {
 impl Queue {
     pub(super) fn new(room: Sizes) -> Queue {
         Queue {
-            batch: LineBatch::default(),
+            chunks: Vec::new(),
             room,
             used: Sizes::default(),
             queued: 0,
@@ -228,7 +222,7 @@ impl Queue {
             NewLine::Deferred(line) => {
                 let sizes = Sizes::only(importance, line.size);
                 self.count(sizes, line.size);
-                self.batch.chunks.push(Chunk { sizes, content: ChunkContent::Deferred(line) });
+                self.chunks.push(Chunk { sizes, content: ChunkContent::Deferred(line) });
             }
         }
         true
@@ -255,7 +249,7 @@ impl Queue {
         line.push(b'\n');
         let sizes = Sizes::only(importance, line.len());
         self.count(sizes, line.len());
-        if let Some(Chunk { sizes: counted, content: ChunkContent::Lines(last) }) = self.batch.chunks.last_mut()
+        if let Some(Chunk { sizes: counted, content: ChunkContent::Lines(last) }) = self.chunks.last_mut()
             && last.len() + line.len() <= CHUNK
         {
             last.extend_from_slice(line);
@@ -269,7 +263,7 @@ impl Queue {
             lines.extend_from_slice(line);
             lines
         };
-        self.batch.chunks.push(Chunk { sizes, content: ChunkContent::Lines(lines) });
+        self.chunks.push(Chunk { sizes, content: ChunkContent::Lines(lines) });
     }
 
     /// Whether to notify the writer now.
@@ -285,7 +279,7 @@ impl Queue {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.batch.chunks.is_empty() && self.gap.is_none()
+        self.chunks.is_empty() && self.gap.is_none()
     }
 
     /// Whether the writer sleeps until it is notified.
@@ -294,9 +288,9 @@ impl Queue {
     }
 
     /// Takes all lines; they take room until [`Queue::written`].
-    pub(super) fn take(&mut self) -> LineBatch {
+    pub(super) fn take(&mut self) -> Vec<Chunk> {
         self.queued = 0;
-        std::mem::take(&mut self.batch)
+        std::mem::take(&mut self.chunks)
     }
 
     /// A chunk that [`Queue::take`] has returned is written, or given up.

@@ -95,16 +95,16 @@ impl LogWriter {
         self.check();
         loop {
             self.wait();
-            let (batch, closing) = {
+            let (chunks, closing) = {
                 let mut queue = self.shared.queue.lock();
                 queue.report_gap();
                 (queue.take(), queue.is_closing())
             };
-            let empty = batch.chunks.is_empty();
+            let empty = chunks.is_empty();
             if empty {
                 self.check();
             }
-            for chunk in batch.chunks {
+            for chunk in chunks {
                 let sizes = chunk.sizes;
                 let has_time = !self.shared.queue.lock().gives_up();
                 if !has_time && chunk.is_deferred() {

@@ -9,8 +9,8 @@ mod cache_restore;
 mod cache_secrets;
 mod cache_snapshots;
 mod clock_mark;
+mod connections;
 mod counting;
-mod descriptors;
 mod rotations;
 mod secrecy;
 mod sockets;
@@ -147,7 +147,7 @@ impl App {
     /// [`AppError`] names the configuration key and the reason; nothing runs then.
     pub fn open(config: Config, file: Option<PathBuf>, connector: Connector) -> Result<App, AppError> {
         choose_crypto();
-        let files = descriptors::raise_limit();
+        let files = connections::raise_open_files();
         let sockets = Sockets::bind(&config.listen)?;
         let (data, address) = sockets.addresses()?;
         let metrics = Metrics::new()?;
@@ -192,7 +192,7 @@ impl App {
             cut: drain.cut.clone(),
         };
         let workers = config.listen.workers;
-        let connections = ConnectionLimit::new(descriptors::connections(&config, files));
+        let connections = ConnectionLimit::new(connections::allowed(&config, files));
         let (gateway, keepers) = Gateway::new(config, file, live)?;
         let snapshots = CacheSnapshots::new(&gateway, clock_mark.latest());
         let restored = Some(control.spawn(snapshots.clone().restore()));
@@ -200,7 +200,7 @@ impl App {
         rotations.start(keepers);
         gateway.adopt_with(Box::new(move |keepers| rotations.start(keepers)));
         let limit = connections.clone();
-        gateway.apply_with(Box::new(move |config| limit.set(descriptors::connections(config, files))));
+        gateway.apply_with(Box::new(move |config| limit.set(connections::allowed(config, files))));
 
         let threads = data_threads(workers, &gateway, &drain)?;
         let acceptor = Arc::new(Acceptor {

@@ -44,7 +44,7 @@ pub(super) struct StatusPage {
     draining: bool,
     health: Readiness,
     addresses: Addresses,
-    /// Maximum number of open client connections: `limits.connections`, or fewer if the process may not open enough files.
+    /// Maximum number of open client connections: `limits.connections`, or fewer if the process has no files or memory for them.
     connections_limit: usize,
     /// By listener, `data` and `admin`; only those that speak TLS.
     certificates: BTreeMap<&'static str, CertificateStatus>,

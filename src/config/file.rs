@@ -300,7 +300,8 @@ pub struct LimitsTable {
     pub idle: BoundedDuration<1, DAY>,
     /// From the first byte of a request to its last, including a slow upload.
     pub request: BoundedDuration<1, DAY>,
-    /// Open client connections; fewer if the process may not open enough files.
+    /// Open client connections; fewer if the process may not open enough files, or if they could take more than a quarter of
+    /// `memory` (16 KiB each, 40 KiB over TLS; 1024 are always allowed).
     pub connections: PositiveInteger,
     /// Sum of the buffered bytes of requests and responses; beyond it requests are shed by priority, "low" first. Absent:
     /// half of what the process's cgroup may use, else half of the machine's memory.

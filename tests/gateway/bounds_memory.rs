@@ -706,3 +706,20 @@ fn an_idle_http2_connection_keeps_nothing_of_the_responses_that_it_carried() {
         assert_eq!((remembered(&head), head.len() > 100), (0, true), "{request:?}");
     }
 }
+
+/// Strangers with 10,000 idle connections over TLS took 350 MiB, whatever `limits.memory` was.
+#[test]
+fn idle_connections_are_as_many_as_the_memory_has_room_for() {
+    let limits = "connections = 3000\nmemory = \"64MiB\"";
+    let allowed =
+        |gateway: &TestGateway| gateway.admin("/status").json()["connections_limit"].as_u64().expect("a number");
+    let mut gateway = Setup { limits, ..Setup::default() }.start();
+    assert_eq!(allowed(&gateway), 1024, "as many as always may be");
+    for (before, memory, connections) in [("64MiB", "128MiB", 1820), ("128MiB", "512MiB", 3000)] {
+        gateway.reload(before, memory);
+        assert_eq!(allowed(&gateway), connections, "{memory}");
+    }
+    let certificates = Certificates::new();
+    let limits = "connections = 3000\nmemory = \"256MiB\"";
+    assert_eq!(allowed(&Setup { limits, ..Setup::with_tls(&certificates) }.start()), 1456, "over TLS");
+}

@@ -28,7 +28,10 @@ use std::{
 
 use jiff::tz::TimeZone;
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 pub use self::lines::Urgency;
 pub(super) use self::{
@@ -48,7 +51,7 @@ use super::{
     share,
     usage::TokensLeft,
 };
-use crate::config::Priority;
+use crate::{config::Priority, deadline::until};
 
 /// The day counter of a service, if one unit of it is to be taken.
 pub(super) type ServiceDay = Option<Arc<DayCounter>>;
@@ -538,15 +541,20 @@ impl Waiter {
             if let Some(decision) = self.outcome.decision.lock().take() {
                 return decision;
             }
-            if self.queue.now() >= self.expires
-                && let Some(exhausted) = self.give_up()
-            {
-                return Err(exhausted);
+            let (wake_at, changed) = (self.wake_at(), self.outcome.changed.notified());
+            let at = self.queue.start + Duration::from_nanos(wake_at);
+            if wake_at < self.expires {
+                if timeout_at(at, changed).await.is_err() {
+                    self.queue.change(|_, _| ());
+                }
+                continue;
             }
-            let wake_at = self.queue.start + Duration::from_nanos(self.wake_at());
-            tokio::select! {
-                () = self.outcome.changed.notified() => {}
-                () = tokio::time::sleep_until(wake_at) => self.queue.change(|_, _| ()),
+            // A place that was free in time may only not have been seen yet.
+            if until(at, changed).await.is_none() {
+                self.queue.change(|_, _| ());
+                if let Some(exhausted) = self.give_up() {
+                    return Err(exhausted);
+                }
             }
         }
     }

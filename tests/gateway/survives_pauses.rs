@@ -268,6 +268,37 @@ fn a_verdict_that_arrived_during_a_pause_is_taken() {
     }
 }
 
+/// A place that was free before its wait was over is a waiter's, although nobody could see it in time.
+#[test]
+fn a_place_that_became_free_during_a_pause_goes_to_a_waiter() {
+    let one_place = |fastrac| {
+        let changed = configuration(fastrac).replace("timeout = \"1s\"", "timeout = \"30s\"");
+        changed.replace("in_flight = 512", "in_flight = 1, max_wait = \"1s\"")
+    };
+    let gateway = Pausable::start_with(|fastrac| Program::start(&one_place(fastrac), ACCESS, SECRET));
+    gateway.sandbox.fault(Fault::on("v2.track", Act::Pass).delay(Duration::from_millis(400)));
+    for round in 0..4 {
+        let before = gateway.sandbox.journal().len();
+        let mut callers: Vec<Connection> = (0..3).map(|_| Connection::open(gateway.program.data)).collect();
+        for (n, caller) in callers.iter_mut().enumerate() {
+            let track = format!(r#"{{"courier_code":"idx","awb":"{round}-{n}"}}"#);
+            caller.write(&request("GET", "/order/track").json(&track).by("shop").bytes());
+        }
+        until("one is in flight, and the others wait", || {
+            let metrics = gateway.program.admin_page("/metrics").text();
+            let waiting = sum(&metrics, "in_flight_requests", &[("service", "shop")]);
+            gateway.sandbox.journal().len() == before + 1 && waiting >= 3.0
+        });
+        gateway.pause(|| {
+            until("Fastrac has responded", || gateway.sandbox.journal().iter().all(|entry| entry.status.is_some()));
+        });
+        let statuses: Vec<_> =
+            callers.iter_mut().map(|caller| caller.read_response("GET").expect("a response").status).collect();
+        // The second one waits for no place, but for its turn behind one that was just sent.
+        assert_eq!(statuses.iter().filter(|status| **status == 404).count(), 2, "round {round}: {statuses:?}");
+    }
+}
+
 /// Issue: the disk was given no time after a pause that was longer than its own.
 #[test]
 fn a_disk_has_the_time_in_which_the_process_runs() {

@@ -51,7 +51,8 @@ pub(super) fn allowed(config: &Config, files: u64) -> usize {
     let each = if config.listen.tls.is_some() { IDLE_OVER_TLS } else { IDLE };
     let by_memory = connection_limit::allowed_of(config.limits.memory / 4 / each).max(FEWEST);
     if by_memory < wanted {
-        tracing::warn!(
+        // No fault: the default is meant for more memory than a small process has.
+        tracing::info!(
             connections = by_memory,
             "limits.connections is lowered, because idle connections of {} KiB could take more than a quarter of \
              limits.memory: raise it to {} MiB",

@@ -24,10 +24,10 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, futures::Notified},
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 
-use crate::{caller::IdentifiedService, peer::network};
+use crate::{caller::IdentifiedService, deadline, peer::network};
 
 /// How long a connection is not closed for another one: the time for its handshakes and its first request.
 pub(super) const SETTLED: Duration = Duration::from_secs(1);
@@ -162,7 +162,7 @@ impl ConnectionLimit {
                 }
                 connections.told.filter(|_| !connections.leaving.is_empty())? + ROOM
             };
-            timeout_at(until, self.closed.notified()).await.ok()?;
+            deadline::until(until, self.closed.notified()).await?;
         }
     }
 

@@ -46,6 +46,7 @@ use self::{
 use super::metrics::Metrics;
 use crate::{
     config::{LogConfig, LogTarget, OnFull},
+    deadline::until,
     degraded::DegradedReports,
 };
 
@@ -173,7 +174,7 @@ impl ExchangeLog {
                     freed.await;
                 }
             };
-            Box::pin(tokio::time::timeout_at(deadline.into(), waits)).await.map_err(|_| QueueFull)?;
+            Box::pin(until(deadline.into(), waits)).await.ok_or(QueueFull)?;
             // The next one.
             room.notify_one();
         }

@@ -84,14 +84,36 @@ fn usage(account: &Account) -> Result<BudgetUsage, NotSpare> {
     if usage.waiting == 0 && second && day && places { Ok(usage) } else { Err(NotSpare::Scarce) }
 }
 
+/// Time in which the account's budget of the day spares so many units, if callers use no more than their part of it;
+/// `None`: never.
+pub(crate) fn days_spare_after(account: &Account, units: u64) -> Option<Duration> {
+    account.budget.usage().windows.day.map_or(Some(Duration::ZERO), |day| spares_after(&day, units))
+}
+
 const DAY_SECONDS: u64 = 24 * 3600;
 
 /// Whether as much is left of the day's budget as of the day: units of a day do not come back, and what is used up early
 /// is missed until midnight. A tenth may be used at any time, and the last tenth is the callers'.
 fn leaves_the_rest_of_the_day(day: &WindowUsage) -> bool {
-    let left = u128::from(day.left) * u128::from(DAY_SECONDS);
+    of_day(day.left) >= of_the_rest(day)
+}
+
+/// Units of a day, for each of its seconds.
+fn of_day(units: u64) -> u128 {
+    u128::from(units) * u128::from(DAY_SECONDS)
+}
+
+/// The same of what belongs to the rest of the day.
+fn of_the_rest(day: &WindowUsage) -> u128 {
     let rest = day.resets_in.clamp(DAY_SECONDS / 10, DAY_SECONDS - DAY_SECONDS / 10);
-    left >= u128::from(day.limit) * u128::from(rest)
+    u128::from(day.limit) * u128::from(rest)
+}
+
+fn spares_after(day: &WindowUsage, units: u64) -> Option<Duration> {
+    // A day's budget becomes spare in a day.
+    let missing = (of_day(units) + of_the_rest(day)).saturating_sub(of_day(day.left));
+    let seconds = missing.checked_div(u128::from(day.limit))?;
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]
@@ -106,5 +128,17 @@ mod tests {
             assert!(spare(needed, hours) && !spare(needed - 1, hours), "{hours} h before midnight");
         }
         assert!(leaves_the_rest_of_the_day(&WindowUsage::of(u64::MAX, u64::MAX, DAY_SECONDS)));
+    }
+
+    #[test]
+    fn the_days_budget_spares_its_part_of_an_hour_in_an_hour() {
+        let hours = |left, resets_in: u64, units| {
+            spares_after(&WindowUsage::of(2_400, left, resets_in * 3600), units).map(|time| time.as_secs_f64() / 3600.0)
+        };
+        assert_eq!(hours(1_200, 12, 100), Some(1.0));
+        assert_eq!(hours(1_500, 12, 100), Some(0.0), "300 are spare");
+        assert_eq!(hours(1_500, 12, 700), Some(4.0));
+        assert_eq!(hours(0, 12, 4_800), Some(60.0), "two days of it, behind callers who are half a day ahead");
+        assert_eq!(spares_after(&WindowUsage::of(0, 0, 3600), 1), None);
     }
 }

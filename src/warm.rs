@@ -37,8 +37,8 @@ use crate::{
     edge::Drain,
     gateway::Gateway,
     path::{self, OwnCall, Prefetched, UpstreamCall},
-    snapshot::Worker,
-    spare::NotSpare,
+    snapshot::{Account, Worker},
+    spare::{NotSpare, days_spare_after},
 };
 use discover::{Found, IdMembers, LevelIds, ids};
 pub use schedule::begin_walks_on_schedule;
@@ -154,7 +154,8 @@ pub struct WalkProgress {
     /// Name of the operation of the level that is being walked.
     pub level: &'static str,
     pub counts: WalkCounts,
-    /// Time for the requests known so far, at the pace so far; `None`: nothing has been fetched yet, or it has ended.
+    /// Time for the requests known so far, at the pace so far, or longer if the day's budget does not spare so many; `None`:
+    /// nothing has been fetched yet, they will never be spared, or it has ended.
     pub left: Option<Duration>,
 }
 
@@ -172,12 +173,16 @@ impl Walk {
         Walk { began, ended: None, took, level, counts }
     }
 
-    fn progress(&self) -> WalkProgress {
+    /// `account`: in force; `None`: it was removed.
+    fn progress(&self, account: Option<&Account>) -> WalkProgress {
         let Walk { began, ended, level, counts, .. } = *self;
         let took = if ended.is_some() { self.took } else { began.elapsed() };
         let waiting = counts.known.saturating_sub(counts.done());
-        let pace = (ended.is_none() && counts.fetched > 0).then(|| took.div_f64(counts.fetched as f64));
-        let left = pace.map(|pace| pace.mul_f64(waiting as f64));
+        let left = || {
+            let pace = took.div_f64(counts.fetched as f64);
+            Some(pace.mul_f64(waiting as f64).max(days_spare_after(account?, waiting)?))
+        };
+        let left = (ended.is_none() && counts.fetched > 0).then(left).flatten();
         WalkProgress { ended, took, level, counts, left }
     }
 }
@@ -220,7 +225,11 @@ impl Warmer {
 
     /// The walks under way and the last ones, by account.
     pub fn progress(&self) -> BTreeMap<String, WalkProgress> {
-        self.walks.lock().iter().map(|(account, walk)| (account.clone(), walk.lock().progress())).collect()
+        let snapshot = self.gateway.upgrade().map(|gateway| gateway.current.load_full());
+        let account =
+            |name: &String| snapshot.as_ref()?.accounts.iter().map(Arc::as_ref).find(|account| account.name == *name);
+        let progress = |(name, walk): (&String, &Arc<Mutex<Walk>>)| (name.clone(), walk.lock().progress(account(name)));
+        self.walks.lock().iter().map(progress).collect()
     }
 }
 

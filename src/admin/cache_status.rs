@@ -35,7 +35,7 @@ pub(super) struct WalkStatus {
     #[serde(flatten)]
     counts: WalkCounts,
     took_seconds: u64,
-    /// For what is known so far, at the pace so far; `null`: not known, or ended.
+    /// For what is known so far, at the pace so far, or as far as the day's budget spares it; `null`: not known, or ended.
     left_seconds: Option<u64>,
 }
 

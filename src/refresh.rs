@@ -81,6 +81,8 @@ struct OperationRefreshes {
 struct EndedRefresh {
     due: DueRefresh,
     operation: String,
+    /// When it ended, which may be noted later.
+    at: Instant,
     took: Duration,
     /// `None`: it panicked.
     result: Option<RefreshResult>,
@@ -139,11 +141,7 @@ impl AccountRefreshes {
     async fn run(self) {
         let mut underway = Underway::default();
         loop {
-            if self.queue.is_empty() && underway.fetches.is_empty() {
-                // Nothing sweeps this pool: an idle connection would stay in it, even once closed.
-                self.worker.pool.clear();
-            }
-            let mut due = self.queue.next().await;
+            let mut due = self.next(&mut underway).await;
             loop {
                 match self.refresh(due, &mut underway).await {
                     NextTry::Over => break,
@@ -153,6 +151,20 @@ impl AccountRefreshes {
                     }
                     NextTry::Stop => return,
                 }
+            }
+        }
+    }
+
+    /// The next response to refresh. Those that hang may end meanwhile.
+    async fn next(&self, underway: &mut Underway) -> DueRefresh {
+        loop {
+            if self.queue.is_empty() && underway.fetches.is_empty() {
+                // Nothing sweeps this pool: an idle connection would stay in it, even once closed.
+                self.worker.pool.clear();
+            }
+            tokio::select! {
+                Some(ended) = underway.fetches.join_next() => underway.note_joined(ended.ok()),
+                due = self.queue.next() => return due,
             }
         }
     }
@@ -209,7 +221,8 @@ impl Underway {
         self.operations.entry(operation.clone()).or_default().underway += 1;
         let task = self.fetches.spawn(async move {
             let result = catch_panic(pin!(path::refresh(call, &due))).await.ok();
-            EndedRefresh { due, operation, took: began.elapsed(), result }
+            let at = Instant::now();
+            EndedRefresh { due, operation, at, took: at - began, result }
         });
         let hangs_at = began + HANGS;
         while let Ok(Some(ended)) = timeout_at(hangs_at, self.fetches.join_next_with_id()).await {
@@ -227,12 +240,16 @@ impl Underway {
     /// Those that have ended since they were waited for.
     fn note_ended(&mut self) {
         while let Some(ended) = self.fetches.try_join_next() {
-            ended.into_iter().for_each(|ended| drop(self.note(ended)));
+            self.note_joined(ended.ok());
         }
     }
 
+    fn note_joined(&mut self, ended: Option<EndedRefresh>) {
+        drop(ended.map(|ended| self.note(ended)));
+    }
+
     fn note(&mut self, ended: EndedRefresh) -> DueRefresh {
-        let EndedRefresh { due, operation, took, result } = ended;
+        let EndedRefresh { due, operation, at, took, result } = ended;
         if result.is_none() {
             tracing::error!(operation, "the refresh of a stored response has panicked");
         }
@@ -241,7 +258,7 @@ impl Underway {
         if result != Some(RefreshResult::Failed) || took < HANGS {
             of.hung = None;
         } else if of.hung.replace(due.key.clone()).is_some_and(|before| before != due.key) {
-            of.rests_until = Some(Instant::now() + took * REST);
+            of.rests_until = Some(at + took * REST);
         }
         due
     }

@@ -225,6 +225,18 @@ fn a_response_whose_refresh_hangs_keeps_no_other_of_its_operation_from_being_ref
     until("the others are refreshed, although no other hit asks for it", || cities(&gateway, 200) == 4 + 3);
 }
 
+/// It stayed in the pool, even once Fastrac had closed it, until another response was refreshed.
+#[test]
+fn a_refresh_that_takes_long_leaves_no_connection_behind() {
+    let gateway = Setup { more: AHEAD, ..Setup::default() }.start();
+    store_and_age(&gateway, 1);
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Pass).wait(Duration::from_millis(1_500)).times(1));
+    assert_eq!(gateway.send(numbered(0)).outcome(), "hit");
+    until("it is over", || cities(&gateway, 200) == 2);
+    // Those of callers are closed after a few seconds.
+    until("no connection is left", || gateway.metric("upstream_connections", &[]) == 0.0);
+}
+
 #[test]
 fn a_refresh_takes_no_probe_that_a_caller_needs() {
     let rules = "minimum = 1, failures = 0.1, open = \"250ms\", probes = 1";

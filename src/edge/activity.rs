@@ -36,7 +36,7 @@ pub(super) struct Activity {
     header_read: Duration,
     /// Requests in progress: until their response was handed to hyper, or given up.
     busy: AtomicUsize,
-    /// Those of them whose body is still being received.
+    /// Those of them that wait for the rest of their body.
     receiving: AtomicUsize,
     /// Those of them whose response is complete here and waits for its client.
     delivering: AtomicUsize,
@@ -225,9 +225,6 @@ impl Activity {
     /// Records that a request head was passed on, and returns the time of its first byte.
     pub(super) fn request_began(&self, is_bodiless: bool) -> Instant {
         self.busy.fetch_add(1, Relaxed);
-        if !is_bodiless {
-            self.receiving.fetch_add(1, Relaxed);
-        }
         self.note_use(Instant::now);
         self.framing.store(0, Relaxed);
         self.is_bodiless.store(is_bodiless, Relaxed);
@@ -241,7 +238,13 @@ impl Activity {
         if self.in_head.swap(false, Relaxed) { self.instant_of(self.head_began.load(Relaxed)) } else { Instant::now() }
     }
 
-    /// Records that the body of a request has come whole, or that no more of it is awaited: the request ends then.
+    /// Records that a request waits for its body from now on.
+    pub(super) fn body_awaited(&self) {
+        self.receiving.fetch_add(1, Relaxed);
+        self.note_use(Instant::now);
+    }
+
+    /// Records that the body that a request waits for has come whole, or that no more of it is awaited: the request ends then.
     pub(super) fn body_ended(&self, whole: bool) {
         self.receiving.fetch_sub(1, Relaxed);
         if whole {

@@ -311,13 +311,14 @@ where
         Ending::MakesRoom if standing.is_identified() || activity.since_last_head() < SETTLED => {
             let mut winds_down = std::pin::pin!(wind_down(connection, context, &mut watch));
             let ends = async {
-                match within(SETTLED, winds_down.as_mut()).await {
-                    Some(ended) => ended,
-                    // A request has come meanwhile, or the response to an order may not be written.
-                    None if !standing.is_to_leave() || !activity.receipts.are_none() => winds_down.await,
-                    None => {
+                loop {
+                    if let Some(ended) = within(SETTLED, winds_down.as_mut()).await {
+                        return ended;
+                    }
+                    // Unless a request has come meanwhile, or the response to an order may not be written.
+                    if standing.is_to_leave() && !activity.has_work() && activity.receipts.are_none() {
                         activity.given_up.store(true, Ordering::Relaxed);
-                        Ok(())
+                        return Ok(());
                     }
                 }
             };

@@ -22,9 +22,10 @@ pub(super) struct RequestBody {
     incoming: Incoming,
     /// Over HTTP/2. Over HTTP/1.1, hyper reports a body that is cut off.
     must_see_end: bool,
-    /// Told of each piece, and of the end.
+    /// Told of each piece, of the first wait, and of the end.
     activity: Arc<Activity>,
-    is_being_received: bool,
+    /// Whether it has been waited for, and has not ended since.
+    is_awaited: bool,
     /// Completes when the connection is told to make room. Made when the body is first waited for: most come with the head.
     told: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -32,13 +33,12 @@ pub(super) struct RequestBody {
 impl RequestBody {
     /// Of a request of which the activity knows.
     pub(super) fn new(incoming: Incoming, must_see_end: bool, activity: Arc<Activity>) -> Self {
-        let is_being_received = !incoming.is_end_stream();
-        RequestBody { incoming, must_see_end, activity, is_being_received, told: None }
+        RequestBody { incoming, must_see_end, activity, is_awaited: false, told: None }
     }
 
     fn ended(&mut self, whole: bool) {
         self.told = None;
-        if std::mem::take(&mut self.is_being_received) {
+        if std::mem::take(&mut self.is_awaited) {
             self.activity.body_ended(whole);
         }
     }
@@ -67,10 +67,13 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Pending => match self.poll_given_up(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) => Some(Err(BodyError::MakesRoom)),
-            },
+            Poll::Pending => {
+                if !std::mem::replace(&mut self.is_awaited, true) {
+                    self.activity.body_awaited();
+                }
+                std::task::ready!(self.poll_given_up(cx));
+                Some(Err(BodyError::MakesRoom))
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 self.activity.piece_came();
                 return Poll::Ready(Some(Ok(frame)));

@@ -271,7 +271,9 @@ where
     let activity = &*watch.activity.clone();
     let mut connection = std::pin::pin!(connection);
     let mut stopped = std::pin::pin!(context.drain.stop.cancelled());
-    let (mut told, mut times_told) = (std::pin::pin!(standing.told()), 0);
+    // The number first: it is behind what `told` has seen, if they differ.
+    let mut times_told = standing.times_told();
+    let mut told = std::pin::pin!(standing.told());
     let (mut registered, mut sent_goaway) = (false, false);
     let ended = std::future::poll_fn(|cx| {
         if let Poll::Ready(ended) = poll(connection.as_mut(), context, &mut watch, cx) {
@@ -294,8 +296,9 @@ where
         // The first poll registers the waker; afterwards checking the flags is enough, and cheaper.
         let registered = std::mem::replace(&mut registered, true);
         if !registered || times_told != standing.times_told() {
-            times_told = standing.times_told();
+            // Noted only with the wake-up, which comes after the number.
             while told.as_mut().poll(cx).is_ready() {
+                times_told = standing.times_told();
                 told.set(standing.told());
                 cx.waker().wake_by_ref();
             }

@@ -333,7 +333,8 @@ where
             () = context.drain.cut.cancelled() => return,
         },
     };
-    if standing.is_to_leave() && !standing.is_identified() && activity.is_in_head() {
+    let made_room = standing.is_to_leave() && (activity.is_given_up() || !standing.is_identified());
+    if made_room && activity.is_in_head() && !activity.is_head_refused() {
         return drop(context.current.load().recorder.unreadable(None, Code::GatewayOverloaded));
     }
     let error = ended.err().map(Into::into);

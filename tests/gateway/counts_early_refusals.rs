@@ -184,6 +184,34 @@ fn an_upload_that_begins_while_its_connection_makes_room_is_answered() {
     events_until(&idle, Event::Closed);
 }
 
+/// Over HTTP/1.1 it was counted nowhere, and over HTTP/2 as one that took too long.
+#[test]
+fn half_a_head_on_a_connection_that_makes_room_is_counted() {
+    for http2 in [false, true] {
+        let gateway = Setup { limits: "connections = 1", ..Setup::default() }.start();
+        let lookup = get("/courier/all").by("shop");
+        let mut idle = if http2 {
+            let idle = over_http2(&gateway, &[request_frames(1, &lookup)]);
+            events_until(&idle, Event::End(1));
+            idle
+        } else {
+            let mut idle = FrameConnection::open(gateway.data);
+            idle.write(&lookup.bytes());
+            idle
+        };
+        std::thread::sleep(Duration::from_millis(5_200));
+        let head = if http2 { request_frames(3, &lookup) } else { lookup.bytes() };
+        idle.write(&head[..head.len() / 2]);
+        std::thread::sleep(Duration::from_millis(100));
+        let mut caller = gateway.connect();
+        assert_eq!(caller.send(&lookup).status, 200);
+        counted(&gateway, "overloaded", 1);
+        assert_eq!(early(&gateway, "bad_request"), 0.0);
+        let line = gateway.lines(3).into_iter().find(|line| line["outcome"] == "overloaded").expect("a line");
+        assert_eq!((&line["service"], &line["code"]), (&json!("-"), &json!("gateway.overloaded")));
+    }
+}
+
 /// One service's uploads that did not end kept all others out, for `limits.request`.
 #[test]
 fn uploads_that_do_not_end_make_room() {

@@ -3,7 +3,8 @@
 //! A write is over once the kernel has the bytes. Those that the client's machine has not acknowledged, because it is gone or
 //! takes nothing, stay in the socket's send queue. Its length is read as `ss` reads it (sock_diag(7)): the ioctl for it
 //! (SIOCOUTQ) has no safe wrapper. Where it does not answer (other systems, no netlink socket allowed),
-//! nothing is known. Asked only about orders and about connections that take nothing. Fails like the socket calls.
+//! nothing is known. Asked only about orders, about connections that take nothing, and at the end of one that its client has not
+//! closed. Fails like the socket calls.
 
 use std::{
     io,

@@ -237,6 +237,21 @@ fn a_refresh_that_takes_long_leaves_no_connection_behind() {
     until("no connection is left", || gateway.metric("upstream_connections", &[]) == 0.0);
 }
 
+/// Also those that are not waited for any more.
+#[test]
+fn refreshes_that_a_stop_ends_have_their_lines() {
+    let mut gateway = Setup { more: AHEAD, drain: ("0s", "1s"), ..Setup::default() }.start();
+    store_and_age(&gateway, 2);
+    gateway.sandbox.fault(Fault::on("v2.city", Act::Pass).wait(Duration::from_secs(20)));
+    (0..2).for_each(|number| assert_eq!(gateway.send(numbered(number)).outcome(), "hit"));
+    until("both are sent", || gateway.received().len() == 4);
+    gateway.take_app().stop();
+    let lines = gateway.log();
+    let own: Vec<_> = lines.iter().filter(|line| line["service"] == "-").collect();
+    assert_eq!(own.len(), 2, "{own:?}");
+    assert!(own.iter().all(|line| line["attempts"] == 1 && line["sent"] != "no"), "{own:?}");
+}
+
 #[test]
 fn a_refresh_takes_no_probe_that_a_caller_needs() {
     let rules = "minimum = 1, failures = 0.1, open = \"250ms\", probes = 1";
